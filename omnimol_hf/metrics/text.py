@@ -1,0 +1,133 @@
+"""Scores of prose: BLEU, ROUGE and METEOR.
+
+`strict` splits into words and punctuation marks (`nltk.wordpunct_tokenize`), so that scores do not depend on a model's
+tokenizer; an empty answer scores 0 and control tokens are removed first. `paper` splits into the pieces of the model's
+own tokenizer, at most 512, as the authors do, and leaves a control token that is still in the answer where it is:
+ROUGE then counts its letters as words.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from types import SimpleNamespace
+
+import numpy as np
+from nltk import wordpunct_tokenize
+from nltk.stem.porter import PorterStemmer
+from nltk.translate.meteor_score import single_meteor_score
+from rouge_score.rouge_scorer import RougeScorer
+
+from omnimol_hf.metrics.bootstrap import Metric, mean_metric
+
+Tokenize = Callable[[str], list[str]]
+
+METEOR_VARIANT = "exact and Porter-stem matches, no WordNet synonyms"
+PAPER_MAX_PIECES = 512
+_CONTROL_TOKEN = re.compile(r"<\|[^|<>]*\|>")
+_STEMMER = SimpleNamespace(stem=lru_cache(maxsize=1 << 16)(PorterStemmer().stem))
+_NO_SYNONYMS = SimpleNamespace(synsets=lambda word: [])
+_ROUGE = {"rouge-1": "rouge1", "rouge-2": "rouge2", "rouge-l": "rougeL"}
+
+
+def without_control_tokens(text: str) -> str:
+    """`text` without tokens such as `<|eot_id|>` and without white space around it."""
+    return _CONTROL_TOKEN.sub("", text).strip()
+
+
+def _ngrams(tokens: Sequence[str], n: int) -> Counter:
+    return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
+def _bleu(sums: np.ndarray) -> np.ndarray:
+    """Corpus BLEU from summed counts: matches and totals of each n, then both lengths. `(..., 2N + 2) -> (...)`."""
+    order = sums.shape[-1] // 2 - 1
+    matches, totals = sums[..., :order], sums[..., order : 2 * order]
+    length, reference_length = sums[..., -2], sums[..., -1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision = np.exp(np.log(matches / totals).mean(axis=-1))
+        brevity = np.exp(np.minimum(0.0, 1.0 - reference_length / length))
+    return np.where(matches.min(axis=-1) > 0, precision * brevity, 0.0)
+
+
+def bleu_metric(
+    predictions: Sequence[Sequence[str]],
+    references: Sequence[Sequence[str]],
+    order: int,
+    counts: np.ndarray | None = None,
+    misses: Mapping[str, int] | None = None,
+    variant: str | None = None,
+) -> Metric:
+    """Corpus BLEU up to n-grams of length `order`, equal to `nltk.corpus_bleu` with one reference and no smoothing.
+
+    Args:
+        predictions, references: Tokens of each row (a string is a sequence of characters).
+        counts: Bool, shape `(n_rows,)`; rows where it is false are left out.
+    """
+    counts = np.ones(len(predictions), dtype=bool) if counts is None else counts
+    sums = np.zeros((len(predictions), 2 * order + 2))
+    for row in np.flatnonzero(counts):
+        prediction, reference = predictions[row], references[row]
+        for n in range(1, order + 1):
+            found = _ngrams(prediction, n)
+            sums[row, n - 1] = (found & _ngrams(reference, n)).total()
+            sums[row, order + n - 1] = max(1, found.total())  # nltk counts at least one n-gram a row
+        sums[row, -2:] = len(prediction), len(reference)
+    return Metric(sums, _bleu, n=int(counts.sum()), misses=misses or {}, variant=variant)
+
+
+def _rouge_metrics(
+    predictions: Sequence[str], references: Sequence[str], misses: Mapping[str, int]
+) -> dict[str, Metric]:
+    scorer = RougeScorer(list(_ROUGE.values()), use_stemmer=False)
+    rows = [scorer.score(reference, answer) for answer, reference in zip(predictions, references, strict=True)]
+    return {name: mean_metric([row[key].fmeasure for row in rows], misses=misses) for name, key in _ROUGE.items()}
+
+
+def _token_metrics(
+    predictions: list[list[str]],
+    references: list[list[str]],
+    misses: Mapping[str, int],
+    tokens: str,
+    meteor: bool,
+) -> dict[str, Metric]:
+    metrics = {
+        f"bleu-{order}": bleu_metric(predictions, references, order, misses=misses, variant=tokens) for order in (2, 4)
+    }
+    if meteor:
+        score = partial(single_meteor_score, stemmer=_STEMMER, wordnet=_NO_SYNONYMS)
+        values = [score(reference, answer) for answer, reference in zip(predictions, references, strict=True)]
+        metrics["meteor"] = mean_metric(values, misses=misses, variant=f"{METEOR_VARIANT}; {tokens}")
+    return metrics
+
+
+def text_metrics(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    words: Tokenize = wordpunct_tokenize,
+    meteor: bool = True,
+) -> dict[str, Metric]:
+    """`strict`: `bleu-2`, `bleu-4`, `rouge-1`, `rouge-2`, `rouge-l` and `meteor` of every row."""
+    predictions = [without_control_tokens(text) for text in predictions]
+    empty = sum(not text for text in predictions)
+    misses = {"empty": empty} if empty else {}
+    tokens = "words split at white space" if words is str.split else "words and punctuation marks"
+    return {
+        **_token_metrics([*map(words, predictions)], [*map(words, references)], misses, tokens, meteor),
+        **_rouge_metrics(predictions, references, misses),
+    }
+
+
+def paper_text_metrics(
+    predictions: Sequence[str], references: Sequence[str], tokenize: Tokenize | None, meteor: bool = True
+) -> dict[str, Metric]:
+    """`paper`: the same scores on the pieces of the model's tokenizer; without one, ROUGE alone."""
+    metrics = _rouge_metrics(predictions, references, {})
+    if tokenize is None:
+        return metrics
+
+    def pieces(text: str) -> list[str]:
+        return tokenize(_CONTROL_TOKEN.sub("", text))[:PAPER_MAX_PIECES]
+
+    answers, truths = [pieces(text) for text in predictions], [pieces(text) for text in references]
+    return {**_token_metrics(answers, truths, {}, "pieces of the model's tokenizer", meteor), **metrics}
