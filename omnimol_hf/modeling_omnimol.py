@@ -1,0 +1,353 @@
+"""Omni-Mol: a Llama language model that reads molecules as one graph token an atom.
+
+- `OmniMolForCausalLM` is what `AutoModel` and `AutoModelForCausalLM` give: it generates.
+- Attention, positions, cache and masks are Llama's own; only the feed-forward blocks of the MoE layers differ.
+- Logits and loss are computed at labelled positions only; while training the other logits never exist.
+- The balance loss is right under padding, gradient accumulation and several processes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Cache, GenerationMixin, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaModel
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder
+
+from .configuration_omnimol import GRAPH_FEATURES, OmniMolConfig
+from .graph_encoder_omnimol import OmniMolGraphEncoder
+from .moe_omnimol import AnchorReconcileMoE, LowRankExperts, OmniMolRouter, sequence_balance_loss
+
+GRAPH_INPUTS = ("atom_features", "bond_index", "bond_features", "atom_index")
+
+
+@dataclass
+class OmniMolModelOutput(ModelOutput):
+    """Output of `OmniMolModel`.
+
+    Args:
+        last_hidden_state: `(batch, length, hidden)`.
+        past_key_values: the key-value cache, when it is used.
+        hidden_states: per layer `(batch, length, hidden)`, when asked for.
+        attentions: per layer `(batch, heads, length, length)`, when asked for.
+        router_logits: per MoE layer `(batch, length, num_experts)` fp32, when asked for.
+    """
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    router_logits: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class OmniMolCausalLMOutput(ModelOutput):
+    """Output of `OmniMolForCausalLM`.
+
+    Args:
+        loss: language-modelling loss plus `router_aux_loss_coef` times the balance loss, when labels are given.
+        logits: `(batch, kept length, vocabulary)`; None in training with labels, where only the loss is needed.
+        aux_loss: the balance loss before its coefficient, when labels are given.
+        past_key_values, hidden_states, attentions, router_logits: as in `OmniMolModelOutput`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    aux_loss: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    router_logits: tuple[Tensor, ...] | None = None
+
+
+class OmniMolTextModel(LlamaModel):
+    """Llama's decoder with an anchor-and-reconcile MoE in the layers `config.moe_layer_indices`."""
+
+    _can_record_outputs = {
+        "hidden_states": LlamaDecoderLayer,
+        "attentions": LlamaAttention,
+        "router_logits": OutputRecorder(OmniMolRouter, index=0),
+    }
+    _keep_in_fp32_modules_strict = ["router", "gamma_alpha", "gamma_beta"]
+
+    def __init__(self, config: OmniMolConfig) -> None:
+        super().__init__(config.text_config)
+        for index in config.moe_layer_indices:
+            self.layers[index].mlp = AnchorReconcileMoE(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, OmniMolRouter | LowRankExperts):
+            module.reset_parameters()
+
+
+class OmniMolPreTrainedModel(PreTrainedModel):
+    """What transformers has to know of all Omni-Mol models."""
+
+    config: OmniMolConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LlamaDecoderLayer", "OmniMolGraphEncoder"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = ["graph_encoder"]
+
+
+def build_projector(config: OmniMolConfig) -> nn.Module:
+    """The map from atom vectors to the language model's embeddings: linear (paper) or Linear, SiLU, Linear."""
+    graph_width, hidden = config.graph_config.hidden_size, config.text_config.hidden_size
+    if config.projector == "linear":
+        return nn.Linear(graph_width, hidden)
+    return nn.Sequential(nn.Linear(graph_width, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+
+
+class OmniMolModel(OmniMolPreTrainedModel):
+    """Graph encoder, projector and language model, without the head."""
+
+    def __init__(self, config: OmniMolConfig) -> None:
+        super().__init__(config)
+        self.graph_encoder = OmniMolGraphEncoder(config.graph_config)
+        self.projector = build_projector(config)
+        self.language_model = OmniMolTextModel(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embeddings."""
+        return self.language_model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the token embeddings."""
+        self.language_model.embed_tokens = value
+
+    def get_graph_features(
+        self, atom_features: Tensor, bond_index: Tensor, bond_features: Tensor, atom_index: Tensor | None = None
+    ) -> Tensor:
+        """Encode and project all molecules of a batch in one call.
+
+        Args:
+            atom_features: `(atoms, 9 or 2)` int64, all molecules one after the other.
+            bond_index: `(2, bonds)` int64, atom numbers over the whole batch, each bond in both directions.
+            bond_features: `(bonds, 3 or 2)` int64.
+            atom_index: `(placeholders,)` int64, which atom each placeholder stands for; None: each one in turn.
+
+        Returns:
+            `(placeholders, hidden)` in the projector's dtype.
+        """
+        columns, _ = GRAPH_FEATURES[self.config.graph_features]
+        if atom_features.shape[-1] != columns:
+            raise ValueError(
+                f"the model was built for graph_features={self.config.graph_features!r}, {columns} columns an atom, "
+                f"but atom_features has {atom_features.shape[-1]}: give the processor the same graph_features"
+            )
+        atoms = self.graph_encoder(atom_features, bond_index, bond_features)
+        projected = self.projector(atoms.to(next(self.projector.parameters()).dtype))
+        return projected if atom_index is None else projected[atom_index]
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        atom_features: Tensor | None,
+        bond_index: Tensor | None,
+        bond_features: Tensor | None,
+        atom_index: Tensor | None,
+    ) -> Tensor:
+        """Token embeddings `(batch, length, hidden)` with the placeholders' replaced by graph tokens."""
+        embeddings = self.get_input_embeddings()(input_ids)
+        if atom_features is None:
+            if not self.training:
+                return embeddings
+            # A batch without molecules must still reach the projector, or ranks would wait for its gradient.
+            atom_columns, bond_columns = GRAPH_FEATURES[self.config.graph_features]
+            atom_features = input_ids.new_empty(0, atom_columns)
+            bond_index, bond_features = input_ids.new_empty(2, 0), input_ids.new_empty(0, bond_columns)
+        graph = self.get_graph_features(atom_features, bond_index, bond_features, atom_index)
+        placeholders = input_ids == self.config.graph_token_id
+        if (count := int(placeholders.sum())) != graph.shape[0]:
+            raise ValueError(
+                f"graph tokens and atoms do not match: {count} placeholders in input_ids, {graph.shape[0]} atoms in "
+                "the molecules; truncated or hand-made input? Let the processor build both"
+            )
+        return embeddings.masked_scatter(placeholders.unsqueeze(-1), graph.to(embeddings.dtype))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        atom_features: Tensor | None = None,
+        bond_index: Tensor | None = None,
+        bond_features: Tensor | None = None,
+        atom_index: Tensor | None = None,
+        **kwargs: Any,
+    ) -> OmniMolModelOutput:
+        """Run the model without its head; the arguments are those of `OmniMolForCausalLM.forward`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed(input_ids, atom_features, bond_index, bond_features, atom_index)
+        elif atom_features is not None:
+            raise ValueError("molecules need input_ids: inputs_embeds do not tell where the placeholders are")
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return OmniMolModelOutput(**outputs)
+
+
+class OmniMolForCausalLM(OmniMolPreTrainedModel, GenerationMixin):
+    """Omni-Mol with its language-modelling head: trains, scores and generates."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: OmniMolConfig) -> None:
+        super().__init__(config)
+        self.model = OmniMolModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        atom_features: Tensor | None = None,
+        bond_index: Tensor | None = None,
+        bond_features: Tensor | None = None,
+        atom_index: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_router_logits: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> OmniMolCausalLMOutput:
+        """Logits, and the loss when labels are given.
+
+        Args:
+            input_ids: `(batch, length)` with one `graph_token_id` for each atom; or `inputs_embeds` without molecules.
+            attention_mask: `(batch, length)`, 0 for padding on either side.
+            labels: `(batch, length)`, -100 where nothing is to be learnt; shifted inside.
+            atom_features, bond_index, bond_features, atom_index: see `OmniMolModel.get_graph_features`; atoms in the
+                row-major order of their placeholders.
+            logits_to_keep: how many last positions get logits (0: all), or their indices. Ignored when there are
+                labels: then there are none in training and all in evaluation.
+            output_router_logits: return the router's logits; None: as the config says.
+            num_items_in_batch: what the loss is divided by: the labelled tokens (`loss_reduction="token_mean"`) or
+                the sequences (`"sum_per_sample"`) of the whole optimiser step, over micro-batches and processes.
+                None: those of this call.
+        """
+        if output_router_logits is None:
+            output_router_logits = self.config.output_router_logits
+        balance = labels is not None and self.config.router_aux_loss_coef > 0 and bool(self.config.moe_layer_indices)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            atom_features=atom_features,
+            bond_index=bond_index,
+            bond_features=bond_features,
+            atom_index=atom_index,
+            output_router_logits=output_router_logits or balance,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        logits = loss = aux_loss = None
+        if labels is None:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden_states[:, kept])
+        else:
+            if not self.training:
+                logits = self.lm_head(hidden_states)
+            loss, aux_loss = self._loss(
+                hidden_states, labels, attention_mask, outputs.router_logits if balance else None, num_items_in_batch
+            )
+        return OmniMolCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            aux_loss=aux_loss,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=outputs.router_logits if output_router_logits else None,
+        )
+
+    def _loss(
+        self,
+        hidden_states: Tensor,
+        labels: Tensor,
+        attention_mask: Tensor | None,
+        router_logits: tuple[Tensor, ...] | None,
+        num_items: Tensor | int | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The loss and the balance loss, both divided by `num_items`.
+
+        Sequence i enters both with weight n_i: its labelled tokens, or 1 for `"sum_per_sample"`. So the sum over
+        micro-batches and processes is exactly the loss of the whole batch.
+        """
+        targets = F.pad(labels, (0, 1), value=-100)[:, 1:]
+        labelled = targets != -100
+        logits = self.lm_head(hidden_states[labelled])
+        nll = F.cross_entropy(logits.float(), targets[labelled], reduction="sum")
+        weight = labelled.sum(1) if self.config.loss_reduction == "token_mean" else labelled.new_ones(len(labelled))
+        if num_items is None:
+            num_items = weight.sum().clamp(min=1)
+        loss = nll / num_items
+        if router_logits is None:
+            return loss, None
+        if attention_mask is None:
+            attention_mask = torch.ones_like(labels)
+        per_sequence = sequence_balance_loss(router_logits, self.config.num_experts_per_tok, attention_mask)
+        aux_loss = (weight.to(per_sequence.device) * per_sequence).sum().to(loss.device) / num_items
+        return loss + self.config.router_aux_loss_coef * aux_loss, aux_loss
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Hand the molecules to the model once: with a cache they are in it after the first step."""
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            for name in GRAPH_INPUTS:
+                inputs.pop(name, None)
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Repeat each row for beams or several samples; molecules stay as they are, encoded once."""
+        graphs = {name: kwargs.pop(name) for name in GRAPH_INPUTS if kwargs.get(name) is not None}
+        if graphs and expand_size > 1:
+            atoms = graphs.get("atom_index", torch.arange(len(graphs["atom_features"]), device=input_ids.device))
+            rows = atoms.split((input_ids == self.config.graph_token_id).sum(1).tolist())
+            graphs["atom_index"] = torch.cat([row for row in rows for _ in range(expand_size)])
+        input_ids, kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **kwargs
+        )
+        return input_ids, {**kwargs, **graphs}
+
+
+__all__ = ["OmniMolForCausalLM", "OmniMolModel", "OmniMolPreTrainedModel", "OmniMolTextModel"]

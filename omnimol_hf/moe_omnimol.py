@@ -1,0 +1,229 @@
+"""Anchor-and-reconcile mixture of experts (Eq. 7-8 of the paper) on one shared feed-forward network.
+
+- Experts start as copies of the dense FFN. While that FFN stays frozen the copies differ only by low-rank deltas, so
+  it is stored once and multiplied once: gate and up once a token, down once on the routed sum of activations.
+- The anchor is simply the last expert, to which every token goes with weight 1.
+- The router works in fp32 whatever the model's dtype.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.models.llama.modeling_llama import LlamaMLP
+
+from .configuration_omnimol import OmniMolConfig
+
+PROJECTIONS = ("gate", "up", "down")
+
+
+class OmniMolRouter(nn.Module):
+    """Scores the N routed experts for each token: softmax over all of them, then the top k (Eq. 8)."""
+
+    def __init__(self, config: OmniMolConfig) -> None:
+        super().__init__()
+        self.top_k = config.num_experts_per_tok
+        self.normalise = config.norm_topk_prob
+        self.weight = nn.Parameter(torch.empty(config.num_experts, config.text_config.hidden_size))
+
+    def reset_parameters(self) -> None:
+        """Kaiming uniform, as the paper's Section 3.4 says."""
+        init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Route tokens.
+
+        Args:
+            hidden_states: `(batch, length, hidden)`, any float dtype.
+
+        Returns:
+            logits `(batch, length, N)` fp32; weights `(batch, length, k)` fp32; chosen experts `(batch, length, k)`.
+        """
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            logits = F.linear(hidden_states.float(), self.weight.float())
+        weights, chosen = logits.softmax(-1).topk(self.top_k, dim=-1)
+        if self.normalise:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return logits, weights, chosen
+
+
+def _by_expert(chosen: Tensor, weights: Tensor, num_experts: int) -> list[tuple[Tensor, Tensor]]:
+    """Sort the (token, expert) choices `(tokens, k)` by expert: for each, its tokens and their weights `(n, 1)`.
+
+    One transfer to the host a layer. An expert without tokens gets empty tensors and still runs, so that each
+    parameter has a gradient on each rank.
+    """
+    order = chosen.flatten().argsort(stable=True)
+    counts = chosen.flatten().bincount(minlength=num_experts).tolist()
+    tokens = (order // chosen.shape[1]).split(counts)
+    return list(zip(tokens, weights.flatten()[order].unsqueeze(-1).split(counts), strict=True))
+
+
+class LowRankExperts(nn.Module):
+    """The low-rank deltas of all experts of a layer, stacked: W_e = W + gamma_e B_e A_e for gate, up and down.
+
+    gamma = (alpha + a) / r**p + b is the paper's adaptive coefficient (Section 3.4), one for each projection and
+    expert. Its learnable offsets a and b are fp32 and start at 0: alpha itself could not move in bf16.
+
+    Parameters: `{gate,up}_A` `(E, r, hidden)`, `{gate,up}_B` `(E, intermediate, r)`, `down_A` `(E, r, intermediate)`,
+    `down_B` `(E, hidden, r)`, `gamma_alpha` and `gamma_beta` `(3, E)` in the order gate, up, down.
+    """
+
+    def __init__(self, config: OmniMolConfig) -> None:
+        super().__init__()
+        text, experts, rank = config.text_config, config.experts_per_layer, config.expert_rank
+        hidden, intermediate = text.hidden_size, text.intermediate_size
+        self.num_experts = experts
+        self.alpha = config.expert_alpha
+        self.rank_norm = rank**config.gamma_p
+        self.dropout = nn.Dropout(config.expert_dropout)
+        self.act_fn = ACT2FN[text.hidden_act]
+        self.gate_A = nn.Parameter(torch.empty(experts, rank, hidden))
+        self.gate_B = nn.Parameter(torch.empty(experts, intermediate, rank))
+        self.up_A = nn.Parameter(torch.empty(experts, rank, hidden))
+        self.up_B = nn.Parameter(torch.empty(experts, intermediate, rank))
+        self.down_A = nn.Parameter(torch.empty(experts, rank, intermediate))
+        self.down_B = nn.Parameter(torch.empty(experts, hidden, rank))
+        self.gamma_alpha = nn.Parameter(torch.empty(len(PROJECTIONS), experts, dtype=torch.float32))
+        self.gamma_beta = nn.Parameter(torch.empty(len(PROJECTIONS), experts, dtype=torch.float32))
+
+    def reset_parameters(self) -> None:
+        """LoRA's start: A Kaiming uniform, B zero, so that every expert equals the shared FFN."""
+        for name in PROJECTIONS:
+            a, b = self.matrices(name)
+            bound = a.shape[-1] ** -0.5  # kaiming_uniform_(a=sqrt(5)) of each slice, which it cannot see in a stack
+            init.uniform_(a, -bound, bound)
+            init.zeros_(b)
+        init.zeros_(self.gamma_alpha)
+        init.zeros_(self.gamma_beta)
+
+    def matrices(self, projection: str) -> tuple[Tensor, Tensor]:
+        """The stacked A and B of `"gate"`, `"up"` or `"down"`."""
+        return getattr(self, f"{projection}_A"), getattr(self, f"{projection}_B")
+
+    def gamma(self) -> Tensor:
+        """gamma `(3, E)` in fp32, rows in the order gate, up, down."""
+        return (self.alpha + self.gamma_alpha.float()) / self.rank_norm + self.gamma_beta.float()
+
+    def delta(self, projection: str, expert: int) -> Tensor:
+        """The full-size matrix gamma B A `(out_features, in_features)` that one expert adds to one projection."""
+        a, b = self.matrices(projection)
+        return self.gamma()[PROJECTIONS.index(projection), expert].to(a.dtype) * (b[expert] @ a[expert])
+
+    def forward(
+        self, hidden_states: Tensor, gate: Tensor, up: Tensor, weights: Tensor, chosen: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Run all experts.
+
+        Args:
+            hidden_states: `(tokens, hidden)`.
+            gate, up: the shared FFN's projections of them, `(tokens, intermediate)`.
+            weights, chosen: `(tokens, choices)`, the weight and the index of each token's experts.
+
+        Returns:
+            The weighted sum of the experts' activations `(tokens, intermediate)`, which the shared down projection
+            still has to map, and the weighted sum of their low-rank down products `(tokens, hidden)`.
+        """
+        dtype, tokens = gate.dtype, hidden_states.shape[0]
+        gamma = self.gamma().to(dtype)
+        rank = self.gate_A.shape[1]
+        # One product for A of gate and up of all experts. One dropout mask for all experts, here and before down.
+        first = torch.cat([self.gate_A, self.up_A], dim=1).flatten(0, 1).to(hidden_states.dtype)
+        low = F.linear(self.dropout(hidden_states), first).view(tokens, self.num_experts, 2 * rank)
+        keep = self.dropout(torch.ones_like(gate)) if self.training and self.dropout.p else None
+        activation, low_rank = torch.zeros_like(gate), torch.zeros_like(hidden_states, dtype=dtype)
+        for e, (rows, weight) in enumerate(_by_expert(chosen, weights, self.num_experts)):
+            low_gate, low_up = low[rows, e].split(rank, dim=-1)
+            gate_e = gate[rows] + F.linear(low_gate * gamma[0, e], self.gate_B[e].to(low.dtype))
+            up_e = up[rows] + F.linear(low_up * gamma[1, e], self.up_B[e].to(low.dtype))
+            weighted = (self.act_fn(gate_e) * up_e * weight).to(dtype)
+            activation = activation.index_add(0, rows, weighted)
+            dropped = weighted if keep is None else weighted * keep[rows]
+            low_down = F.linear(dropped, self.down_A[e].to(dtype)) * gamma[2, e]
+            low_rank = low_rank.index_add(0, rows, F.linear(low_down, self.down_B[e].to(dtype)).to(dtype))
+        return activation, low_rank
+
+
+class FullExperts(nn.ModuleList):
+    """Every expert a whole FFN of its own: what the paper's Section 3.5 says literally."""
+
+    def __init__(self, config: OmniMolConfig) -> None:
+        super().__init__(LlamaMLP(config.text_config) for _ in range(config.experts_per_layer))
+
+    def forward(self, hidden_states: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Run all experts on `(tokens, hidden)`; see `LowRankExperts.forward` for `weights` and `chosen`."""
+        output = torch.zeros_like(hidden_states)
+        for expert, (rows, weight) in zip(self, _by_expert(chosen, weights, len(self)), strict=True):
+            output = output.index_add(0, rows, (expert(hidden_states[rows]) * weight).to(output.dtype))
+        return output
+
+
+class AnchorReconcileMoE(nn.Module):
+    """The feed-forward block of a MoE layer, x' = sum_i TopK(s)_i E_i(x) + E_anchor(x) (Eq. 8)."""
+
+    def __init__(self, config: OmniMolConfig) -> None:
+        super().__init__()
+        self.num_routed = config.num_experts
+        self.anchor_expert = config.anchor_expert
+        self.preserve_at_init = config.preserve_at_init
+        self.router = OmniMolRouter(config)
+        if config.expert_training == "lora":
+            self.base = LlamaMLP(config.text_config)
+            self.experts = LowRankExperts(config)
+        else:
+            self.base = None
+            self.experts = FullExperts(config)
+
+    def with_anchor(self, weights: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the anchor as one more choice of every token, with weight 1; rescale for `preserve_at_init`."""
+        if self.anchor_expert:
+            weights = torch.cat([weights, torch.ones_like(weights[..., :1])], dim=-1)
+            chosen = torch.cat([chosen, torch.full_like(chosen[..., :1], self.num_routed)], dim=-1)
+        if self.preserve_at_init:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return weights, chosen
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map `(batch, length, hidden)` to the same shape."""
+        _, weights, chosen = self.router(hidden_states)
+        weights, chosen = (choice.flatten(0, 1) for choice in self.with_anchor(weights, chosen))
+        flat = hidden_states.flatten(0, 1)
+        if self.base is None:
+            return self.experts(flat, weights, chosen).view_as(hidden_states)
+        activation, low_rank = self.experts(flat, self.base.gate_proj(flat), self.base.up_proj(flat), weights, chosen)
+        return (self.base.down_proj(activation) + low_rank).view_as(hidden_states)
+
+
+def sequence_balance_loss(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor) -> Tensor:
+    """The balance loss l_i of each sequence (Section 3.5), averaged over the MoE layers.
+
+    l_i = sum_j C_ij s_ij with C_ij = N / (T_i k) * (choices of expert j in sequence i) and s_ij the mean router
+    probability of expert j over the T_i tokens of sequence i. Padding counts nowhere. Perfect balance gives 1.
+
+    Args:
+        router_logits: one `(batch, length, N)` tensor a MoE layer.
+        top_k: k, experts a token.
+        attention_mask: `(batch, length)`, nonzero for tokens, 0 for padding.
+
+    Returns:
+        `(batch,)` in fp32; gradients flow through s_ij.
+    """
+    mask = attention_mask.to(torch.float32).unsqueeze(-1)
+    lengths = mask.sum(1).clamp(min=1)
+    per_layer = []
+    for logits in router_logits:
+        probabilities = logits.float().softmax(-1)
+        num_experts = logits.shape[-1]
+        choices = torch.zeros_like(probabilities).scatter(-1, probabilities.topk(top_k, dim=-1).indices, 1.0)
+        load = (choices * mask).sum(1) * num_experts / (lengths * top_k)
+        importance = (probabilities * mask).sum(1) / lengths
+        per_layer.append((load * importance).sum(-1))
+    return torch.stack(per_layer).mean(0)
+
+
+__all__ = ["AnchorReconcileMoE", "FullExperts", "LowRankExperts", "OmniMolRouter", "sequence_balance_loss"]

@@ -1,0 +1,125 @@
+"""The Trainer of all recipes: its own row order, whole checkpoints only, and the loss's denominator."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Sampler
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
+
+from omnimol_hf.sampling import MixtureSampler
+
+STAGING = ".unfinished"
+
+
+class OmniMolTrainer(Trainer):
+    """`transformers.Trainer` on encoded rows (`omnimol_hf.collation.encode_rows`).
+
+    Args:
+        mixture: task -> weight in the training order; None: all rows as they are. See `MixtureSampler`.
+        kwargs: those of `Trainer`.
+    """
+
+    def __init__(self, *args: Any, mixture: dict[str, float] | None = None, **kwargs: Any) -> None:
+        self.mixture = mixture
+        super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        args = self.args
+        global_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return MixtureSampler(list(rows["task"]), rows["length"], global_batch, self.mixture, seed)
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, Any]], device: torch.device
+    ) -> torch.Tensor | None:
+        """Labelled tokens of the whole optimiser step, or its sequences when the loss averages over those (Eq. 4)."""
+        if self.accelerator.unwrap_model(self.model).config.loss_reduction == "token_mean":
+            return super()._get_num_items_in_batch(batch_samples, device)
+        sequences = torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
+        return self.accelerator.gather(sequences).sum() if self.args.world_size > 1 else sequences
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._run_dir(trial))
+
+    def _run_dir(self, trial: Any) -> Path:
+        folder = Path(super()._get_output_dir(trial))
+        return folder / STAGING if self._saving else folder
+
+    _saving = False
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write the checkpoint aside and rename it when all processes are done: it is there whole or not at all."""
+        run_dir = self._run_dir(trial)
+        if self.args.should_save:
+            shutil.rmtree(run_dir / STAGING, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+            (run_dir / STAGING / name).rename(run_dir / name)
+            rotate_checkpoints(output_dir=str(run_dir), save_total_limit=self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+
+def last_checkpoint(run_dir: str | os.PathLike[str]) -> str | None:
+    """The newest whole checkpoint of a run, or None."""
+    return get_last_checkpoint(str(run_dir)) if Path(run_dir).is_dir() else None
+
+
+def select_trainable(model: nn.Module, parts: list[str] | None) -> dict[str, int]:
+    """Freeze all but the named parts of the model.
+
+    Args:
+        model: an `OmniMolForCausalLM`.
+        parts: pieces of parameter names, such as `"projector"`, `"router"`, `"experts"`; None: everything but the
+            graph encoder, which never trains.
+
+    Returns:
+        What trains: the part and its number of parameters, with `"frozen"` as the last entry.
+
+    Raises:
+        ValueError: for a part that no parameter name has.
+    """
+    counts = dict.fromkeys(parts or ["all but the graph encoder"], 0) | {"frozen": 0}
+    for name, parameter in model.named_parameters():
+        found = [part for part in parts if part in name.split(".")] if parts else ["all but the graph encoder"]
+        trains = bool(found) and "graph_encoder" not in name
+        parameter.requires_grad_(trains)
+        if trains:
+            # In bf16 a step of 1e-4 changes nothing: what trains is kept in fp32, and forward casts it.
+            parameter.data = parameter.data.float()
+        counts[found[0] if trains else "frozen"] += parameter.numel()
+    if missing := [part for part in parts or [] if not counts[part]]:
+        raise ValueError(f"no trainable parameter is named {missing}; names are made of {sorted(_name_parts(model))}")
+    return counts
+
+
+def _name_parts(model: nn.Module) -> set[str]:
+    return {part for name, _ in model.named_parameters() for part in name.split(".") if not part.isdigit()}
+
+
+def use_all_cores(local_processes: int) -> int:
+    """Share the cores among the processes of this machine; `accelerate launch` alone would leave one thread each.
+
+    A number of threads that the user chose (`OMP_NUM_THREADS` other than 1) stays.
+
+    Returns:
+        The threads of this process.
+    """
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_processes))
+    return torch.get_num_threads()
