@@ -1,0 +1,405 @@
+"""Text to molecules to graphs: every bad input is refused with its reason, every odd molecule has a correct graph."""
+
+import csv
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rdkit import Chem, RDConfig
+
+from omnimol_hf.chemistry_omnimol import (
+    ATOM_CAP,
+    GRAPH_FEATURES,
+    canonical_smiles,
+    graph_components,
+    mol_from_selfies,
+    mol_from_smiles,
+    molecule_graph,
+    selfies_to_smiles,
+    smiles_to_selfies,
+)
+
+SIZES = {"ogb9": ((119, 4, 12, 12, 10, 6, 6, 2, 2), (5, 6, 2)), "omnimol2": ((119, 4), (5, 6))}
+NCI = Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
+
+
+def nci_smiles(count):
+    """Real molecules that come with RDKit; the few lines that RDKit itself cannot read are left out."""
+    with NCI.open() as lines:
+        candidates = [line.split()[0] for line in itertools.islice(lines, count)]
+    return [smiles for smiles in candidates if Chem.MolFromSmiles(smiles) is not None]
+
+
+def chebi_smiles(shared, count):
+    with (shared / "raw" / "chebi_20" / "test.txt").open(encoding="utf-8") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [row["SMILES"] for row in itertools.islice(rows, count)]
+
+
+def assert_sound(mol):
+    """What holds for every graph of a molecule, whatever is in it."""
+    for features, (atom_columns, bond_columns) in GRAPH_FEATURES.items():
+        graph = molecule_graph(mol, features)
+        bonds = mol.GetNumBonds()
+        assert graph.atom_features.shape == (mol.GetNumAtoms(), atom_columns)
+        assert graph.bond_index.shape == (2, 2 * bonds)
+        assert graph.bond_features.shape == (2 * bonds, bond_columns)
+        for array in (graph.atom_features, graph.bond_index, graph.bond_features):
+            assert array.dtype == np.int64
+        atom_sizes, bond_sizes = SIZES[features]
+        assert (graph.atom_features >= 0).all()
+        assert (graph.atom_features < atom_sizes).all()
+        assert (graph.bond_features >= 0).all()
+        assert (graph.bond_features < bond_sizes).all()
+        adjacency = np.zeros((mol.GetNumAtoms(),) * 2, dtype=int)
+        np.add.at(adjacency, tuple(graph.bond_index), 1)
+        np.testing.assert_array_equal(adjacency, Chem.GetAdjacencyMatrix(mol))
+        np.testing.assert_array_equal(graph.bond_index[:, 0::2], graph.bond_index[::-1, 1::2])
+        np.testing.assert_array_equal(graph.bond_features[0::2], graph.bond_features[1::2])
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+BAD_SMILES = [
+    ("", "blank"),
+    (" ", "blank"),
+    ("\n", "blank"),
+    ("Ｃ", "outside ASCII"),
+    (">>", "reaction"),
+    ("CC>>O", "reaction"),
+    ("C..C", "syntax"),
+    ("C.", "syntax"),
+    ("C1CC", "syntax"),
+    ("[CH3", "syntax"),
+    ("hello", "syntax"),
+    ("C C", "white space inside"),
+    ("CCO ethanol", "white space inside"),
+    ("c1cccc1", "kekulize"),
+    ("C(C)(C)(C)(C)C", "valence for atom # 0 C, 5"),
+]
+
+
+@pytest.mark.parametrize("function", [mol_from_smiles, smiles_to_selfies])
+@pytest.mark.parametrize(("smiles", "reason"), BAD_SMILES)
+def test_bad_smiles_name_themselves_and_the_reason(function, smiles, reason, capfd):
+    with pytest.raises(ValueError, match=reason) as error:
+        function(smiles)
+    assert repr(smiles) in str(error.value)
+    assert capfd.readouterr().err == ""
+
+
+BAD_SELFIES = [
+    ("", "blank"),
+    (" \n", "blank"),
+    ("hello", "bracketed symbols"),
+    ("[C]hello", "bracketed symbols"),
+    ("CCO", "bracketed symbols"),
+    ("[C][O", "bracketed symbols"),
+    ("[C]]", "bracketed symbols"),
+    ("[[C]]", "bracketed symbols"),
+    ("[C] [O]", "bracketed symbols"),
+    ("[]", "bracketed symbols"),
+    (".[C]", "component ''"),
+    ("[C].", "component ''"),
+    ("[C]..[C]", "component ''"),
+    ("[C]>>[O]", "bracketed symbols"),
+    ("[Branch1][Ring1]", "decodes to no atom"),
+    ("[Ring1]", "decodes to no atom"),
+    ("[C].[Branch1]", "decodes to no atom"),
+    ("[Foo]", r"invalid symbol '\[Foo\]'"),
+    ("[*]", "invalid symbol"),
+    ("[C][Branch1_2][C][O]", r"invalid symbol '\[Branch1_2\]'"),
+    ("[C][Expl=Ring1]", "invalid symbol"),
+    ("[C][nop][O]", r"\[nop\] is padding"),
+    ("[C][epsilon][O]", r"\[epsilon\] is padding"),
+    ("[C]" + "[Branch3][O][O][O][C]" * 1200, "nested too deeply"),
+]
+
+
+@pytest.mark.parametrize("function", [mol_from_selfies, selfies_to_smiles])
+@pytest.mark.parametrize(("selfies", "reason"), BAD_SELFIES)
+def test_bad_selfies_name_themselves_and_the_reason(function, selfies, reason, capfd):
+    with pytest.raises(ValueError, match=reason) as error:
+        function(selfies)
+    assert repr(selfies)[:80] in str(error.value)
+    assert len(str(error.value)) < 400
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", [None, 7, b"C", ["C"], float("nan")])
+@pytest.mark.parametrize("function", [mol_from_smiles, mol_from_selfies, smiles_to_selfies, selfies_to_smiles])
+def test_no_string(function, value):
+    with pytest.raises(ValueError, match=f"must be a string, got {type(value).__name__}"):
+        function(value)
+
+
+def test_selfies_grammar_is_followed_where_valences_are_used_up():
+    assert selfies_to_smiles("[C][=F]") == "CF"
+    assert selfies_to_smiles("[C][F][F][F]") == "CF"
+
+
+def test_an_impossible_decoded_molecule_is_refused():
+    with pytest.raises(ValueError, match=r"SELFIES '\[=CH9\]' is not a molecule|impossible molecule"):
+        mol_from_selfies("[=CH9]")
+
+
+# --- odd but right ---------------------------------------------------------------------------------------------------
+
+# SMILES -> reads back from SELFIES as the same molecule, or why SELFIES cannot write it
+ODD_MOLECULES = {
+    "C\n": None,
+    "[2H]C([2H])([2H])[13CH3]": None,
+    "[CH3]": None,
+    "CC1(C)CCCC(C)(C)N1[O]": None,
+    "[Na+].[O-]C(=O)c1ccccc1": None,
+    "FS(F)(F)(F)(F)F": None,
+    "F[P-](F)(F)(F)(F)F": None,
+    "[Fe+2].c1cc[cH-]c1.c1cc[cH-]c1": None,
+    "N[Pt](N)(Cl)Cl": None,
+    "[H][H]": None,
+    "[H+]": None,
+    "C": None,
+    "[He]": None,
+    "CN(=O)=O": None,
+    "OI(=O)(=O)=O": None,
+    "C[C@H](N)C(=O)O": None,
+    "C/C=C\\C": None,
+    "[C-]#[O+]": None,
+    "[CH3:1][OH:2]": None,
+    "*CC": "wildcard atom",
+    "O=I1(O)OC(=O)c2ccccc21": "I with 5 bond",
+    "[NH3]->[Cu]": "bond of type DATIVE",
+    "[NH3][Pt]([NH3])(Cl)Cl": "bond of type DATIVE",
+    "C~C": "bond of type UNSPECIFIED",
+    "C$C": "bond of type QUADRUPLE",
+    "C[Pt@SP1](F)(Cl)Br": "stereo that is not tetrahedral",
+    "[Og]": "failed to parse",
+}
+
+
+@pytest.mark.parametrize(("smiles", "refused"), ODD_MOLECULES.items())
+def test_odd_molecules(smiles, refused, capfd):
+    mol = mol_from_smiles(smiles)
+    assert mol.GetNumAtoms() > 0
+    assert_sound(mol)
+    if refused:
+        with pytest.raises(ValueError, match=f"cannot be written as SELFIES: .*{refused}") as error:
+            smiles_to_selfies(smiles)
+        assert repr(smiles) in str(error.value)
+    else:
+        for atom in mol.GetAtoms():
+            atom.SetAtomMapNum(0)
+        assert selfies_to_smiles(smiles_to_selfies(smiles)) == canonical_smiles(mol)
+    assert capfd.readouterr().err == ""
+
+
+def test_hypervalent_nitro_is_normalised_to_the_charged_form():
+    assert smiles_to_selfies("CN(=O)=O") == smiles_to_selfies("C[N+](=O)[O-]")
+
+
+def test_atom_maps_are_removed_on_the_way_to_selfies_only():
+    assert canonical_smiles(mol_from_smiles("[CH3:1][OH:2]")) == "[CH3:1][OH:2]"
+    assert smiles_to_selfies("[CH3:1][OH:2]") == smiles_to_selfies("CO") == "[C][O]"
+
+
+def test_components_are_joined_by_dots():
+    assert smiles_to_selfies("C.O") == "[C].[O]"
+    assert selfies_to_smiles("[O].[C]") == "C.O"
+
+
+# --- size ------------------------------------------------------------------------------------------------------------
+
+
+def test_six_hundred_atoms_are_no_trouble():
+    smiles = "C" * 600
+    assert_sound(mol_from_smiles(smiles))
+    assert selfies_to_smiles(smiles_to_selfies(smiles)) == smiles
+
+
+def test_the_atom_cap_names_itself_and_can_be_raised():
+    mol = mol_from_smiles("C" * (ATOM_CAP + 1))
+    with pytest.raises(
+        ValueError, match=f"{ATOM_CAP + 1} atoms, more than atom_cap={ATOM_CAP}; pass a higher atom_cap"
+    ):
+        molecule_graph(mol)
+    assert len(molecule_graph(mol, atom_cap=ATOM_CAP + 1).atom_features) == ATOM_CAP + 1
+    assert len(molecule_graph(mol_from_smiles("C" * ATOM_CAP)).atom_features) == ATOM_CAP
+
+
+@pytest.mark.parametrize(
+    ("function", "text", "reason"),
+    [(smiles_to_selfies, "C" * 20_000, "20000 atoms"), (mol_from_selfies, "[C]" * 20_000, "20000 symbols")],
+)
+def test_very_long_strings_are_refused_before_the_slow_step(function, text, reason):
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=reason):
+        function(text)
+    assert time.perf_counter() - start < 1  # coding them would take tens of seconds
+
+
+def test_a_molecule_without_atoms_and_unknown_features():
+    with pytest.raises(ValueError, match="no atoms"):
+        molecule_graph(Chem.Mol())
+    with pytest.raises(ValueError, match="'ogb' are unknown; expected one of ogb9, omnimol2"):
+        molecule_graph(mol_from_smiles("C"), "ogb")
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+def _in(values, value, other):
+    return values.index(value) if value in values else other
+
+
+def _plain_atom(atom):
+    return [
+        118 if atom.GetSymbol() == "*" else atom.GetAtomicNum() - 1,
+        _in(["CHI_UNSPECIFIED", "CHI_TETRAHEDRAL_CW", "CHI_TETRAHEDRAL_CCW"], str(atom.GetChiralTag()), 3),
+        min(atom.GetDegree() + atom.GetTotalNumHs(), 11),
+        atom.GetFormalCharge() + 5 if abs(atom.GetFormalCharge()) <= 5 else 11,
+        min(atom.GetTotalNumHs(), 9),
+        min(atom.GetNumRadicalElectrons(), 5),
+        _in(["SP", "SP2", "SP3", "SP3D", "SP3D2"], str(atom.GetHybridization()), 5),
+        int(atom.GetIsAromatic()),
+        int(atom.GetOwningMol().GetRingInfo().NumAtomRings(atom.GetIdx()) > 0),
+    ]
+
+
+def _plain_bond(bond):
+    return [
+        _in(["SINGLE", "DOUBLE", "TRIPLE", "AROMATIC"], str(bond.GetBondType()), 4),
+        _in(["STEREONONE", "STEREOZ", "STEREOE", "STEREOCIS", "STEREOTRANS"], str(bond.GetStereo()), 5),
+        int(bond.GetIsConjugated()),
+    ]
+
+
+def test_features_are_rdkits_own_properties():
+    odd = [smiles for smiles in ODD_MOLECULES if smiles != "C\n"]
+    for smiles in [*nci_smiles(300), *odd, "[Co+6]", "[C-5]", "[SnH4]", "C(=C/Cl)\\Cl"]:
+        mol = mol_from_smiles(smiles)
+        graph = molecule_graph(mol)
+        assert graph.atom_features.tolist() == [_plain_atom(atom) for atom in mol.GetAtoms()], smiles
+        assert graph.bond_features[::2].tolist() == [_plain_bond(bond) for bond in mol.GetBonds()], smiles
+        assert graph.bond_index[:, ::2].T.tolist() == [
+            [b.GetBeginAtomIdx(), b.GetEndAtomIdx()] for b in mol.GetBonds()
+        ]
+
+
+def test_features_written_out_by_hand():
+    """An E double bond, a stereocentre (`@` is counter-clockwise), a charge, a dative bond, a wildcard."""
+    graph = molecule_graph(mol_from_smiles("F/C=C/[C@H](Cl)[NH3+]"))
+    assert graph.atom_features.tolist() == [
+        [8, 0, 1, 5, 0, 0, 2, 0, 0],
+        [5, 0, 3, 5, 1, 0, 1, 0, 0],
+        [5, 0, 3, 5, 1, 0, 1, 0, 0],
+        [5, 2, 4, 5, 1, 0, 2, 0, 0],
+        [16, 0, 1, 5, 0, 0, 2, 0, 0],
+        [6, 0, 4, 6, 3, 0, 2, 0, 0],
+    ]
+    assert graph.bond_features[::2].tolist() == [[0, 0, 0], [1, 2, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert molecule_graph(mol_from_smiles("[NH3]->[Cu]")).bond_features[0].tolist() == [4, 0, 0]
+    assert molecule_graph(mol_from_smiles("*C")).atom_features[0, 0] == 118
+
+
+def test_authors_features_written_out_by_hand():
+    graph = molecule_graph(mol_from_smiles("F/C=C\\[C@H](Cl)[NH3+]"), "omnimol2")
+    assert graph.atom_features.tolist() == [[8, 0], [5, 0], [5, 0], [5, 2], [16, 0], [6, 0]]
+    assert graph.bond_features.tolist() == [[0, 1]] * 2 + [[1, 0]] * 2 + [[0, 2]] * 2 + [[0, 0]] * 4
+    assert molecule_graph(mol_from_smiles("C[Pt@SP1](F)(Cl)Br"), "omnimol2").atom_features[1, 1] == 3
+
+
+def test_features_agree_with_pyg_where_the_codings_do():
+    pytest.importorskip("torch_geometric")
+    from torch_geometric.utils import from_smiles
+
+    for smiles in nci_smiles(200):
+        graph, data = molecule_graph(mol_from_smiles(smiles)), from_smiles(smiles)
+        x, edge_attr = data.x.numpy(), data.edge_attr.numpy()
+        # PyG counts atomic numbers from 0 and hybridisation from "unspecified" and "s"; the rest is coded alike here
+        np.testing.assert_array_equal(graph.atom_features[:, 0], x[:, 0] - 1)
+        np.testing.assert_array_equal(graph.atom_features[:, [1, 2, 3, 4, 5, 7, 8]], x[:, [1, 2, 3, 4, 5, 7, 8]])
+        known = (x[:, 6] >= 2) & (x[:, 6] <= 6)
+        np.testing.assert_array_equal(graph.atom_features[known, 6], x[known, 6] - 2)
+        ours = {(i, j): tuple(row) for i, j, row in zip(*graph.bond_index, graph.bond_features.tolist(), strict=True)}
+        for (i, j), (kind, _, conjugated) in zip(data.edge_index.numpy().T, edge_attr, strict=True):
+            assert ours[i, j][0] == {1: 0, 2: 1, 3: 2, 12: 3}[kind], smiles
+            assert ours[i, j][2] == conjugated, smiles
+
+
+# --- round trips -----------------------------------------------------------------------------------------------------
+
+
+def assert_round_trips(smiles):
+    """Same molecule and, since its graph may come from either text, the same atoms and bonds in the same order.
+
+    Only the code of the chirality depends on the order in which a string names a centre's neighbours.
+    """
+    canonical = canonical_smiles(mol_from_smiles(smiles))
+    selfies = smiles_to_selfies(smiles)
+    assert selfies_to_smiles(selfies) == canonical
+    left, right = molecule_graph(mol_from_selfies(selfies)), molecule_graph(mol_from_smiles(canonical))
+    np.testing.assert_array_equal(np.delete(left.atom_features, 1, axis=1), np.delete(right.atom_features, 1, axis=1))
+    assert bonds_of(left) == bonds_of(right)
+
+
+def bonds_of(graph):
+    return {
+        tuple(ends): features for ends, features in zip(graph.bond_index.T, graph.bond_features.tolist(), strict=True)
+    }
+
+
+def test_real_molecules_round_trip():
+    for smiles in nci_smiles(200):
+        assert_round_trips(smiles)
+
+
+def test_molecules_of_chebi_round_trip_or_say_why(shared):
+    smiles = chebi_smiles(shared, 300)
+    assert len(smiles) == 300
+    for one in smiles:
+        assert_sound(mol_from_smiles(one))
+        assert_round_trips(one)
+
+
+# --- graph rules -----------------------------------------------------------------------------------------------------
+
+PROCEDURE = (
+    "Reactants:$4$:[START_SELFIES][C][O].[Na+1][END_SELFIES] $3$: [START_SELFIES][N][END_SELFIES] "
+    "Product:$-1$:[START_SELFIES][C][N][END_SELFIES] Solvents:$1$:[START_SELFIES][O][END_SELFIES]"
+)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "rule", "expected"),
+    [
+        ("[C][O].[N]", "whole", ["[C][O]", "[N]"]),
+        ("CO.N", "whole", ["CO", "N"]),
+        ("[C][O].[N]", "first", ["[C][O]"]),
+        ("[C].[O]>>[C][O]", "reactants", ["[C]", "[O]"]),
+        ("[NH3]->[Cu].O>>C", "reactants", ["[NH3]->[Cu]", "O"]),
+        (PROCEDURE, "placeholders", ["[C][O]", "[Na+1]", "[N]", "[O]"]),
+        ("anything", "none", []),
+    ],
+)
+def test_graph_rules(sequence, rule, expected):
+    assert graph_components(sequence, rule) == expected
+
+
+@pytest.mark.parametrize(
+    ("sequence", "rule", "reason"),
+    [
+        ("[C]..[O]", "whole", "empty component"),
+        ("", "whole", "empty component"),
+        (".[C]", "first", "empty component"),
+        ("[C].[O]", "reactants", "not a reaction"),
+        ("[C]>>[O]>>[N]", "reactants", "not a reaction"),
+        (">>[O]", "reactants", "empty component"),
+        ("Reactants: none", "placeholders", "names no molecule"),
+        ("[C]", "all", "graph rule 'all' is unknown"),
+    ],
+)
+def test_graph_rules_refuse(sequence, rule, reason):
+    with pytest.raises(ValueError, match=reason):
+        graph_components(sequence, rule)
