@@ -1,7 +1,7 @@
 """Configuration of Omni-Mol: a Llama language model, a molecular graph encoder, and anchor-and-reconcile experts."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: it would turn the fields' types into strings, which are never checked.
+import math
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -9,20 +9,26 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
-# What transformers itself may hand to a config besides its declared fields.
+# What transformers itself may hand to a config besides its declared fields, or sets on one that is saved later
+# (`Trainer` sets use_cache, quantizers set quantization_config, users copy the tokenizer's special tokens).
 _TRANSFORMERS_KEYS = {
     "_attn_implementation",
     "_commit_hash",
     "_name_or_path",
     "attn_implementation",
     "auto_map",
+    "bos_token_id",
+    "eos_token_id",
     "experts_implementation",
     "model_type",
     "name_or_path",
     "num_labels",
     "output_attentions",
+    "pad_token_id",
+    "quantization_config",
     "torch_dtype",
     "transformers_version",
+    "use_cache",
 }
 
 _AUTO_MAP = {
@@ -127,6 +133,7 @@ class OmniMolConfig(PreTrainedConfig):
         router_aux_loss_coef: lambda, the weight of the sequence-level balance loss (Section 3.5).
         output_router_logits: return the router logits of all MoE layers by default.
         loss_reduction: `"token_mean"`, or `"sum_per_sample"`: Eq. 4/9, the sum over tokens averaged over samples.
+        tie_word_embeddings: whether the head is the token embeddings; None: as text_config says.
 
     Raises:
         ValueError (wrapped by `huggingface_hub`'s strict dataclass errors): for unknown keys, wrong types and
@@ -161,14 +168,16 @@ class OmniMolConfig(PreTrainedConfig):
     router_aux_loss_coef: float | int = 0.01
     output_router_logits: bool = False
     loss_reduction: Literal["token_mean", "sum_per_sample"] = "token_mean"
-    tie_word_embeddings: bool = True
+    tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         _refuse_unknown_keys(self, kwargs)
         kwargs.setdefault("auto_map", dict(_AUTO_MAP))
         super().__post_init__(**kwargs)
-        # Tying is read from the config of the class that owns the head, so it has to stand here as well.
-        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        # Tying is read from the config of the class that owns the head, so it has to stand in both.
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        self.text_config.tie_word_embeddings = self.tie_word_embeddings
 
     @property
     def moe_layer_indices(self) -> list[int]:
@@ -224,8 +233,10 @@ class OmniMolConfig(PreTrainedConfig):
             raise ValueError(f"expert_rank is {self.expert_rank}; it must be at least 1")
         if not 0 <= self.expert_dropout < 1:
             raise ValueError(f"expert_dropout is {self.expert_dropout}; it must be in [0, 1)")
-        if self.router_aux_loss_coef < 0:
-            raise ValueError(f"router_aux_loss_coef is {self.router_aux_loss_coef}; it must not be negative")
+        for key in ("expert_alpha", "gamma_p", "router_aux_loss_coef"):
+            value = getattr(self, key)
+            if value < 0 or not math.isfinite(value):
+                raise ValueError(f"{key} is {value}; it must be a finite number that is not negative")
 
     def validate_projector(self) -> None:
         """The projector takes vectors as wide as the graph encoder gives."""

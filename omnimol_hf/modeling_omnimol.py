@@ -116,6 +116,7 @@ class OmniMolModel(OmniMolPreTrainedModel):
     """Graph encoder, projector and language model, without the head."""
 
     def __init__(self, config: OmniMolConfig) -> None:
+        config.validate()  # as a whole: keys may have been set one by one since it was made
         super().__init__(config)
         self.graph_encoder = OmniMolGraphEncoder(config.graph_config)
         self.projector = build_projector(config)
