@@ -1,0 +1,1 @@
+"""One module or package per publisher's format, with `NAME`, `VERSION`, what its card says, and `records(...)`."""

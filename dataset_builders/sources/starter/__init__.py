@@ -1,0 +1,153 @@
+"""The starter data: real molecules from the RDKit wheel, every label computed by a named tool. No download."""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from functools import cache, partial
+from itertools import repeat
+
+from tqdm import tqdm
+
+from dataset_builders.schema import Record
+from dataset_builders.sources.starter import descriptions, quantum
+from dataset_builders.sources.starter.catalogue import TEMPLATES
+from dataset_builders.sources.starter.molecules import LABELS, LICENSE, Molecule, clean, read_entries, take_evenly
+from dataset_builders.sources.starter.procedures import label_source, procedure
+from dataset_builders.sources.starter.reactions import Reaction, run_template, substances
+from omnimol_hf.chemistry_omnimol import smiles_to_selfies
+from omnimol_hf.tasks import TASKS
+
+NAME = "starter"
+VERSION = "1"
+Drops = Counter
+"""(task or `"all tasks"`, source, reason) -> how many."""
+
+CARD_LICENSE = "bsd-3-clause"
+SUMMARY = (
+    "Real molecules from the files that every RDKit wheel ships, with labels *computed* by named tools. It needs no "
+    "download and exists to try the pipeline end to end; it is not a benchmark, and scores on it compare with nothing "
+    "published."
+)
+NOTES = (
+    "Reactions are **generated from templates, not measured**: each is a named textbook reaction, applied where its "
+    "reacting group occurs exactly once in a real molecule (or a common building block) and no competing group is "
+    "present; products are sanitised by RDKit and single. Reagents, solvents, catalysts and procedures are the "
+    "template's usual ones, drawn from its alternatives. Nobody has run these reactions, and some would fail."
+)
+LEFT_OUT = {
+    "yield_regression": "a yield can only be measured: no computed label would be honest",
+}
+LABEL_NOTES = {
+    "forward_prediction": "product of a named-reaction template; not measured",
+    "retrosynthesis": "reactants of a named-reaction template; one route of several; not measured",
+    "reagent_prediction": "reagents that the template declares (no solvents, no catalysts); not measured",
+    "solvent_prediction": "solvents that the template declares; not measured",
+    "catalyst_prediction": "catalysts that the template declares; no row for a reaction without one; not measured",
+    "homo_lumo": "orbital energies of GFN2-xTB in Hartree; not comparable with DFT values such as QM9's",
+    "scf_energy": "GFN2-xTB total energy (valence electrons only) in Hartree; not comparable with DFT values",
+    "logp": "Crippen's atom contributions (RDKit), no unit",
+    "tpsa": "Ertl's topological polar surface area (RDKit; N and O only), Å²",
+    "complexity": "Bertz's index (RDKit BertzCT), no unit. PubChem's Cactvs complexity is a different quantity",
+    "molecular_weight": "average molecular weight (RDKit), g/mol",
+    "molecular_captioning": "sentences composed from structure facts (RDKit)",
+    "description_qa": "question and answer composed from structure facts (RDKit)",
+    "experiment_procedure": "action sequence composed from the template's declared conditions; nobody carried it out",
+}
+
+
+def records(limit: int | None, executor: Executor, drops: Drops) -> Iterator[Record]:
+    """All records, in an order that depends on neither the process count nor the machine."""
+    entries = list(take_evenly(read_entries(), limit))
+    cleaned = tqdm(executor.map(clean, entries, chunksize=100), "molecules", len(entries), unit="mol")
+    molecules = list(_unique(zip(entries, cleaned, strict=True), drops))
+    for molecule in molecules:
+        yield from _property_records(molecule)
+    small = [
+        molecule for molecule in molecules if molecule.heavy_atoms <= quantum.MAX_HEAVY_ATOMS and molecule.closed_shell
+    ]
+    computed = executor.map(quantum.energies, [molecule.smiles for molecule in small], chunksize=20)
+    for molecule, energies in zip(small, tqdm(computed, "GFN2-xTB", len(small), unit="mol"), strict=True):
+        if isinstance(energies, str):
+            drops["homo_lumo, scf_energy", molecule.source, energies] += 1
+        else:
+            yield from _quantum_records(molecule, energies)
+    results = executor.map(run_template, TEMPLATES, repeat(substances(molecules)))
+    for template, (reactions, rejected) in zip(TEMPLATES, tqdm(results, "reactions", len(TEMPLATES)), strict=True):
+        for reason, count in rejected.items():
+            drops["reaction tasks", f"draws of {template.name}", reason] += count
+        for reaction in reactions:
+            yield from _reaction_records(reaction)
+
+
+def _unique(cleaned: Iterator, drops: Drops) -> Iterator[Molecule]:
+    seen = set()
+    for entry, result in cleaned:
+        if isinstance(result, Molecule) and result.smiles in seen:
+            result = "duplicate of an earlier molecule"
+        if isinstance(result, str):
+            drops["all tasks", entry.source, result] += 1
+        else:
+            seen.add(result.smiles)
+            yield result
+
+
+def _of_molecule(molecule: Molecule) -> partial:
+    return partial(
+        Record,
+        input=molecule.selfies,
+        key=molecule.key,
+        source=molecule.source,
+        license=LICENSE,
+        source_id=molecule.source_id,
+    )
+
+
+def _number(task: str, value: float, digits: int) -> str:
+    return TASKS[task].answer_text(round(value, digits) + 0.0)  # + 0.0: no "-0.00"
+
+
+def _property_records(molecule: Molecule) -> Iterator[Record]:
+    record = _of_molecule(molecule)
+    for task, (_, label) in LABELS.items():
+        yield record(task=task, output=_number(task, molecule.labels[task], 2), label_source=label)
+    facts, label = molecule.facts, descriptions.LABEL_SOURCE
+    yield record(task="molecular_captioning", output=descriptions.caption(facts), label_source=label)
+    kind, question, answer = descriptions.question(facts, molecule.smiles)
+    yield record(task="description_qa", instruction=question, output=answer, subset=kind, label_source=label)
+
+
+def _quantum_records(molecule: Molecule, energies: quantum.Energies) -> Iterator[Record]:
+    record = partial(_of_molecule(molecule), label_source=quantum.LABEL_SOURCE)
+    values = {"HOMO": energies.homo, "LUMO": energies.lumo, "gap": energies.lumo - energies.homo}
+    for subset, value in values.items():
+        yield record(task="homo_lumo", output=_number("homo_lumo", value, 4), subset=subset)
+    yield record(task="scf_energy", output=_number("scf_energy", energies.total, 4))
+
+
+def _reaction_records(reaction: Reaction) -> Iterator[Record]:
+    record = partial(
+        Record,
+        key=reaction.key,
+        source=" + ".join(sorted({substance.source for substance in reaction.reactants})),
+        license=LICENSE,
+        label_source=label_source(reaction),
+        source_id="+".join(substance.source_id for substance in reaction.reactants),
+        subset=reaction.template.name,
+    )
+    reactants = ".".join(_selfies(substance.smiles) for substance in reaction.reactants)
+    product = _selfies(reaction.product)
+    agents = {
+        kind: ".".join(_selfies(smiles) for smiles in reaction.agents(kind))
+        for kind in ("reagents", "solvents", "catalysts")
+    }
+    start = ".".join(filter(None, (reactants, agents["reagents"])))
+    yield record(task="forward_prediction", input=start, output=product)
+    yield record(task="retrosynthesis", input=product, output=reactants)
+    for kind, answer in agents.items():
+        if answer:
+            yield record(task=f"{kind[:-1]}_prediction", input=f"{reactants}>>{product}", output=answer)
+    listed, actions, components = procedure(reaction, _selfies)
+    yield record(task="experiment_procedure", input=listed, output=actions, components=components)
+
+
+_selfies = cache(smiles_to_selfies)
