@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,27 @@ class OmniMolTrainer(Trainer):
             (run_dir / STAGING / name).rename(run_dir / name)
             rotate_checkpoints(output_dir=str(run_dir), save_total_limit=self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
+
+    def save_whole_model(self, folder: Path) -> None:
+        """Save model, processor and `training_log.json` as a folder that is there whole or not at all; no pickles."""
+        aside = folder.with_name(folder.name + STAGING)
+        self.save_model(str(aside), _internal_call=True)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            (aside / "training_args.bin").unlink(missing_ok=True)
+            (aside / "training_log.json").write_text(json.dumps(self.state.log_history, indent=1))
+            aside.rename(folder)
+        self.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write in that gets its name only when all is written."""
+    aside = folder.with_name(folder.name + STAGING)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    aside.rename(folder)
 
 
 def last_checkpoint(run_dir: str | os.PathLike[str]) -> str | None:
