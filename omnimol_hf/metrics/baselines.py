@@ -18,14 +18,18 @@ def baseline_predictions(
 ) -> list[str]:
     """One constant answer for each test row: the median of the training numbers, or the commonest training answer.
 
-    Rows with a `subset` (HOMO, LUMO, gap; B-H, S-M) take the constant of their subset.
+    Numbers with a `subset` (HOMO, LUMO, gap; B-H, S-M) take the median of their subset.
 
     Raises:
         ValueError: If there is no training row, or a training number cannot be read.
     """
+
+    def group(row: Mapping[str, str]) -> str:
+        return row.get("subset", "") if task.answer == "number" else ""
+
     answers = defaultdict(list)
     for row in train_rows:
-        answers[row.get("subset", "")].append(row["output"])
+        answers[group(row)].append(row["output"])
     if not answers:
         raise ValueError(f"{task.name}: a baseline needs training rows, and there are none.")
 
@@ -39,4 +43,4 @@ def baseline_predictions(
 
     constants = {subset: constant(outputs) for subset, outputs in answers.items()}
     overall = constant([output for outputs in answers.values() for output in outputs])
-    return [constants.get(row.get("subset", ""), overall) for row in test_rows]
+    return [constants.get(group(row), overall) for row in test_rows]

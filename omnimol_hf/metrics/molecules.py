@@ -154,3 +154,10 @@ def paper_molecule_metrics(predictions: Sequence[str], references: Sequence[str]
         },
         "validity": mean_metric([molecule is not None for molecule in molecules], misses=misses),
     }
+
+
+def compare(prediction: str, reference: str) -> tuple[bool, float]:
+    """Whether two readable answers are the same set of components, and their Morgan Tanimoto similarity (`strict`)."""
+    pair = read_molecule(without_control_tokens(prediction)), read_molecule(reference)
+    kind = list(FINGERPRINTS).index("morgan")
+    return pair[0].components == pair[1].components, _similarities([pair], kind, equal_is_one=True)[0]

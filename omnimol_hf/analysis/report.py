@@ -1,0 +1,114 @@
+"""Scores as a table for the terminal and as a JSON file."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from omnimol_hf.metrics import LOWER_IS_BETTER
+from omnimol_hf.tasks import TASKS
+
+Results = Mapping[str, Mapping[str, Mapping[str, Mapping]]]  # task -> protocol -> metric -> fields of score_task
+
+# Shown for each kind of answer, the main one first; all others are in the JSON file.
+HEADLINES = {
+    "molecule": ("exact_match", "morgan"),
+    "number": ("mae", "r2"),
+    "text": ("rouge-l", "bleu-2"),
+    "procedure": ("rouge-l", "accuracy@50"),
+}
+_COLUMNS = ("task", "metric", "score", "95 % interval", "baseline", "better?", "readable", "rows")
+_NOTE = (
+    "strict protocol: every row counts, an unreadable answer is a miss; mae: lower is better\n"
+    "baseline: the training median for numbers, the most frequent training answer for all others; "
+    "~ means that the interval holds it"
+)
+
+
+def main_metric(task_name: str) -> str:
+    """The one metric that stands for a task."""
+    return HEADLINES[TASKS[task_name].answer][0]
+
+
+def is_better(metric: str, fields: Mapping) -> bool | None:
+    """Whether a score beats its baseline; None if the 95 % interval holds the baseline, or there is none."""
+    low, high, baseline = fields["low"], fields["high"], fields["baseline"]
+    if None in (low, high, baseline) or low <= baseline <= high:
+        return None
+    return (high < baseline) if metric in LOWER_IS_BETTER else (low > baseline)
+
+
+def _figure(value: float | None) -> str:
+    """Four significant digits at most, without exponents in the range that scores have."""
+    if value is None:
+        return "-"
+    if abs(value) >= 1e6:
+        return f"{value:.1e}"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.4f}"
+
+
+def _verdict(metric: str, fields: Mapping) -> str:
+    if fields["baseline"] is None or fields["value"] is None:
+        return "-"
+    return {True: "yes", False: "no", None: "~"}[is_better(metric, fields)]
+
+
+def _readable_share(metrics: Mapping[str, Mapping]) -> float:
+    for name in ("validity", "valid_answer_rate"):
+        if name in metrics:
+            return metrics[name]["value"]
+    fields = metrics["rouge-l"]
+    return 1 - sum(fields["misses"].values()) / fields["n"]
+
+
+def _table_rows(results: Results) -> list[tuple[str, ...]]:
+    rows = []
+    for name in sorted(results, key=list(TASKS).index):
+        task, metrics = TASKS[name], results[name]["strict"]
+        for place, metric in enumerate(HEADLINES[task.answer]):
+            fields = metrics[metric]
+            unit = f" ({task.unit.split(',')[0]})" if metric == "mae" and task.unit and len(task.unit) < 10 else ""
+            interval = "-" if fields["low"] is None else f"{_figure(fields['low'])} to {_figure(fields['high'])}"
+            rows.append(
+                (
+                    name if place == 0 else "",
+                    metric + unit,
+                    _figure(fields["value"]),
+                    interval,
+                    _figure(fields["baseline"]),
+                    _verdict(metric, fields),
+                    f"{100 * _readable_share(metrics):.0f} %" if place == 0 else "",
+                    str(fields["n"]) if place == 0 else "",
+                )
+            )
+    return rows
+
+
+def results_table(results: Results) -> str:
+    """The headline scores of every task (`strict`) beside their baselines, as plain text.
+
+    Args:
+        results: Task -> what `score_task` returned, as `results.json` holds it.
+    """
+    rows = [_COLUMNS, *_table_rows(results)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    numeric = {"score", "95 % interval", "baseline", "readable", "rows"}
+
+    def line(cells: tuple[str, ...]) -> str:
+        padded = (
+            cell.rjust(width) if column in numeric else cell.ljust(width)
+            for cell, width, column in zip(cells, widths, _COLUMNS, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([line(rows[0]), rule, *map(line, rows[1:]), rule, _NOTE])
+
+
+def write_results(results: Results, path: str | Path) -> None:
+    """Writes `results` as JSON; the file is whole or not there at all, also when the process is killed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft.write_text(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    draft.replace(path)
