@@ -196,7 +196,10 @@ class AnchorReconcileMoE(nn.Module):
         if self.base is None:
             return self.experts(flat, weights, chosen).view_as(hidden_states)
         activation, low_rank = self.experts(flat, self.base.gate_proj(flat), self.base.up_proj(flat), weights, chosen)
-        return (self.base.down_proj(activation) + low_rank).view_as(hidden_states)
+        output = self.base.down_proj(activation) + low_rank
+        if (bias := self.base.down_proj.bias) is not None:  # each expert has it, and it came once a token
+            output = output + (weights.sum(-1, keepdim=True) - 1).to(output.dtype) * bias
+        return output.view_as(hidden_states)
 
 
 def sequence_balance_loss(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor) -> Tensor:
