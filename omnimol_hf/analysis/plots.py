@@ -14,6 +14,7 @@ from rdkit import Chem
 from rdkit.Chem import rdChemReactions
 from rdkit.Chem.Draw import rdMolDraw2D
 
+from omnimol_hf.analysis.report import short_unit
 from omnimol_hf.chemistry_omnimol import mol_from_selfies, mol_from_smiles, selfies_to_smiles
 from omnimol_hf.metrics import read_number
 from omnimol_hf.metrics.molecules import compare
@@ -106,7 +107,7 @@ def _show(axes: Axes, draw: Chem.Mol | rdChemReactions.ChemicalReaction) -> None
     axes.imshow(picture, extent=(0, 1, 0, 1), aspect="auto", interpolation="antialiased")
 
 
-def _show_text(axes: Axes, text: str, color: str = INK, size: float = 9.5, width: int = 58, lines: int = 12) -> None:
+def _show_text(axes: Axes, text: str, color: str = INK, size: float = 9.5, width: int = 50, lines: int = 11) -> None:
     wrapped = textwrap.wrap(" ".join(text.split()), width)
     if len(wrapped) > lines:
         wrapped = [*wrapped[: lines - 1], wrapped[lines - 1][: width - 2] + " …"]
@@ -141,14 +142,14 @@ def _show_answer(axes: Axes, task: Task, answer: str) -> bool:
         if task.answer == "molecule":
             _show(axes, mol_from_selfies(answer))
         elif task.answer == "number":
-            unit = f" {task.unit}" if task.unit and len(task.unit) < 10 else ""
-            axes.text(0.5, 0.5, f"{read_number(answer):g}{unit}", ha="center", va="center", fontsize=19, color=INK)
+            value = f"{read_number(answer):.6g} {short_unit(task)}"
+            axes.text(0.5, 0.5, value, ha="center", va="center", fontsize=19, color=INK)
         elif answer:
             _show_text(axes, answer)
         else:
             raise ValueError("empty")
     except ValueError:
-        _show_text(axes, answer or "(empty)", color=RED, width=50, lines=6)
+        _show_text(axes, answer or "(empty)", color=RED, lines=6)
         return False
     return True
 
@@ -159,7 +160,7 @@ def _verdict(task: Task, answer: str, reference: str) -> tuple[str, str]:
         same, similarity = compare(answer, reference)
         return ("correct", GREEN) if same else (f"Tanimoto {similarity:.2f}", ORANGE)
     if task.answer == "number":
-        return f"off by {abs(read_number(answer) - read_number(reference)):.3g}", ORANGE
+        return f"off by {abs(read_number(answer) - read_number(reference)):.3g} {short_unit(task)}", ORANGE
     return ("word for word", GREEN) if without_control_tokens(answer) == reference.strip() else ("", INK)
 
 

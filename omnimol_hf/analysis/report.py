@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from omnimol_hf.metrics import LOWER_IS_BETTER
-from omnimol_hf.tasks import TASKS
+from omnimol_hf.tasks import TASKS, Task
 
 Results = Mapping[str, Mapping[str, Mapping[str, Mapping]]]  # task -> protocol -> metric -> fields of score_task
 
@@ -28,6 +28,11 @@ _NOTE = (
 def main_metric(task_name: str) -> str:
     """The one metric that stands for a task."""
     return HEADLINES[TASKS[task_name].answer][0]
+
+
+def short_unit(task: Task) -> str:
+    """A number's unit as it stands behind the number; empty where there is none or it takes words to say."""
+    return task.unit if task.unit and " " not in task.unit else ""
 
 
 def is_better(metric: str, fields: Mapping) -> bool | None:
@@ -67,7 +72,7 @@ def _table_rows(results: Results) -> list[tuple[str, ...]]:
         task, metrics = TASKS[name], results[name]["strict"]
         for place, metric in enumerate(HEADLINES[task.answer]):
             fields = metrics[metric]
-            unit = f" ({task.unit.split(',')[0]})" if metric == "mae" and task.unit and len(task.unit) < 10 else ""
+            unit = f" ({short_unit(task)})" if metric == "mae" and short_unit(task) else ""
             interval = "-" if fields["low"] is None else f"{_figure(fields['low'])} to {_figure(fields['high'])}"
             rows.append(
                 (
