@@ -1,0 +1,109 @@
+"""A dense Llama checkpoint on disk, read one tensor at a time: what Omni-Mol checkpoints are made from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from omnimol_hf.from_scratch import SPECIAL_TOKENS
+
+_DOWNLOADED = ["*.safetensors", "*.json", "tokenizer*", "README.md", "LICEN*", "NOTICE*", "Notice*", "USE_POLICY*"]
+
+
+class DenseLlama:
+    """A dense Llama checkpoint on disk, checked by its headers alone; its tensors are read one at a time.
+
+    Args:
+        folder: holds `config.json` and `model.safetensors`, or several shards with their index.
+
+    Raises:
+        ValueError: not a Llama, unreadable files, and missing, left-over or wrongly shaped tensors, all named.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            settings = json.loads((folder / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{folder} is no checkpoint, for its config.json cannot be read: {error}") from error
+        if settings.get("model_type") != "llama":
+            raise ValueError(f"{folder} has model_type {settings.get('model_type')!r}; expected 'llama'")
+        self.folder = folder
+        self.name = settings.get("_name_or_path", "")
+        self.config = LlamaConfig.from_dict(settings)
+        with torch.device("meta"):
+            self.tensors = LlamaForCausalLM(self.config).state_dict()
+        if self.config.tie_word_embeddings:
+            del self.tensors["lm_head.weight"]
+        self._files = self._checked_files()
+        self.dtype = self.read("model.embed_tokens.weight").dtype
+
+    def _checked_files(self) -> dict[str, Path]:
+        """The file of each tensor, after comparing all names and shapes with what the config asks for."""
+        index = self.folder / SAFE_WEIGHTS_INDEX_NAME
+        names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {SAFE_WEIGHTS_NAME}
+        files, shapes = {}, {}
+        for path in sorted(self.folder / name for name in names):
+            try:
+                with safe_open(path, "pt") as file:
+                    shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            except (OSError, SafetensorError) as error:
+                raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+            files |= dict.fromkeys(shapes.keys() - files.keys(), path)
+        missing = sorted(self.tensors.keys() - shapes.keys())
+        # Old checkpoints store the rotary frequencies, and some tied ones their head: both follow from the others.
+        redundant = {name for name in shapes if name.endswith("rotary_emb.inv_freq") or name == "lm_head.weight"}
+        unexpected = sorted(shapes.keys() - self.tensors.keys() - redundant)
+        if missing or unexpected:
+            raise ValueError(
+                f"{self.folder} does not hold its config's Llama: missing {missing}, left over {unexpected}"
+            )
+        for name, tensor in self.tensors.items():
+            if shapes[name] != tuple(tensor.shape):
+                raise ValueError(f"{files[name]}: {name} is {shapes[name]}, its config asks for {tuple(tensor.shape)}")
+        return files
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, mapped from its file."""
+        with safe_open(self._files[name], "pt") as file:
+            return file.get_tensor(name)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer, which has to have the special tokens of Llama 3.1 or later.
+
+        Raises:
+            ValueError: no tokenizer, special tokens missing, or more tokens than embeddings.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the tokenizer of {self.folder} cannot be read: {error}") from error
+        vocabulary = tokenizer.get_vocab()
+        if missing := [token for token in SPECIAL_TOKENS if token not in vocabulary]:
+            raise ValueError(
+                f"the tokenizer of {self.folder} has no {', '.join(missing)}: expected the special tokens of Llama "
+                "3.1 or later"
+            )
+        if len(tokenizer) > self.config.vocab_size:
+            raise ValueError(f"{self.folder}: {len(tokenizer)} tokens for a vocab_size of {self.config.vocab_size}")
+        return tokenizer
+
+
+def local_folder(backbone: str | Path) -> Path:
+    """The backbone's folder; a hub id is downloaded to the hub's cache, weights in safetensors only."""
+    if Path(backbone).is_dir():
+        return Path(backbone)
+    try:
+        return Path(snapshot_download(str(backbone), allow_patterns=_DOWNLOADED, ignore_patterns=["*/*", "consolid*"]))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"backbone {str(backbone)!r} is no folder and cannot be downloaded: {error}") from error
+
+
+__all__ = ["DenseLlama", "local_folder"]
