@@ -74,6 +74,11 @@ class OmniMolGraphEncoder(PreTrainedModel):
     config_class = OmniMolGraphConfig
     main_input_name = "atom_features"
     _no_split_modules = ["OmniMolGINLayer"]
+    # It has no attention, so whichever the surrounding model is set to does not concern it.
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
     def __init__(self, config: OmniMolGraphConfig) -> None:
         super().__init__(config)
