@@ -20,8 +20,9 @@ ATOM_CAP = 1024
 GRAPH_FEATURES = {"ogb9": (9, 3), "omnimol2": (2, 2)}
 """Feature set -> number of (atom, bond) columns."""
 
-# A molecule of ATOM_CAP atoms needs fewer symbols than this; decoding time grows faster than the length.
-_SYMBOL_CAP = 8 * ATOM_CAP
+# No cap on molecules is useful above this one, in atoms or SELFIES symbols: times grow faster than the length, and
+# at twice as many atoms RDKit's canonical SMILES overflows the stack and ends the process.
+_SIZE_LIMIT = 8 * ATOM_CAP
 _SELFIES_PADDING = ("[nop]", "[epsilon]")
 
 
@@ -49,7 +50,7 @@ def mol_from_smiles(smiles: str) -> Chem.Mol:
     White space inside is refused: RDKit would take what follows for the molecule's name and drop it.
 
     Raises:
-        ValueError: no string, blank, not SMILES, or chemically impossible; the message has the string and the reason.
+        ValueError: no string, blank, not SMILES, chemically impossible, or far too large; names the string and the reason.
     """
     if not isinstance(smiles, str):
         raise ValueError(f"SMILES must be a string, got {type(smiles).__name__}: {_shown(smiles)}")
@@ -62,6 +63,8 @@ def mol_from_smiles(smiles: str) -> Chem.Mol:
         mol = Chem.MolFromSmiles(text)
         if mol is None:
             raise ValueError(f"SMILES {_shown(smiles)} is not a molecule: {_parse_problem(text)}")
+    if (atoms := mol.GetNumAtoms()) > _SIZE_LIMIT:
+        raise ValueError(f"SMILES {_shown(smiles)} has {atoms} atoms, more than the {_SIZE_LIMIT} that can be handled")
     return mol
 
 
@@ -82,8 +85,8 @@ def mol_from_selfies(selfies: str) -> Chem.Mol:
     text = selfies.strip()
     if not text:
         raise ValueError(refused + "it is blank")
-    if (symbols := text.count("[")) > _SYMBOL_CAP:
-        raise ValueError(refused + f"{symbols} symbols are more than the {_SYMBOL_CAP} that are decoded")
+    if (symbols := text.count("[")) > _SIZE_LIMIT:
+        raise ValueError(refused + f"it has {symbols} symbols, more than the {_SIZE_LIMIT} that are decoded")
     for padding in _SELFIES_PADDING:
         if padding in text:
             raise ValueError(refused + f"{padding} is padding")

@@ -146,7 +146,15 @@ def test_atoms_permute_with_the_input(encoder):
     torch.testing.assert_close(permuted, encoder(atoms, index, bonds)[order])
 
 
-def test_bonds_carry_messages_in_both_directions_of_each_layer():
+def test_messages_go_from_source_to_target(encoder):
+    atoms, index, bonds = tensors("CO")
+    alone = encoder(atoms, index[:, :0], bonds[:0])
+    source, target = index[:, 0].tolist()
+    difference = (encoder(atoms, index[:, :1], bonds[:1]) - alone).abs().amax(1)
+    assert difference[source] < 1e-6 < difference[target]
+
+
+def test_each_layer_reaches_one_bond_further():
     """With L layers an atom sees what changes L bonds away and nothing further."""
     encoder = OmniMolGraphEncoder(OmniMolGraphConfig(**SMALL))
     atoms, index, bonds = tensors("C" * 9)
