@@ -7,6 +7,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["DS_ACCELERATOR"] = "cpu"
+# Tiny tensors gain nothing from threads, and test processes share the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
