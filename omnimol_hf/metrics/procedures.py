@@ -51,8 +51,7 @@ def procedure_metrics(predictions: Sequence[str], references: Sequence[str]) -> 
     similarity = [Levenshtein.normalized_similarity(answer, reference.strip()) for answer, reference in pairs]
     metrics = {"validity": mean_metric([reason is None for reason in reasons], misses=misses)}
     for percent in ACCURACIES:
-        # a hair below, because 1 - 1/10 must reach 90 %
-        metrics[f"accuracy@{percent}"] = mean_metric([value >= percent / 100 - 1e-9 for value in similarity])
+        metrics[f"accuracy@{percent}"] = mean_metric([value >= percent / 100 for value in similarity])
     return metrics | text_metrics(predictions, references, words=str.split, meteor=False)
 
 
