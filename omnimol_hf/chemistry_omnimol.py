@@ -50,7 +50,7 @@ def mol_from_smiles(smiles: str) -> Chem.Mol:
     White space inside is refused: RDKit would take what follows for the molecule's name and drop it.
 
     Raises:
-        ValueError: no string, blank, not SMILES, chemically impossible, or far too large; names the string and the reason.
+        ValueError: no string, blank, not SMILES, impossible chemistry, far too large; names the string and the reason.
     """
     if not isinstance(smiles, str):
         raise ValueError(f"SMILES must be a string, got {type(smiles).__name__}: {_shown(smiles)}")
@@ -153,34 +153,16 @@ def selfies_to_smiles(selfies: str) -> str:
 # --- molecule -> graph -----------------------------------------------------------------------------------------------
 
 
-def _codes(*values: object) -> dict:
-    return {value: code for code, value in enumerate(values)}
+def _codes(kind: type, names: str) -> dict:
+    return {kind.names[name]: code for code, name in enumerate(names.split())}
 
 
-# Vocabularies in the order of OGB 1.2.0. A value outside takes the "misc" slot, which is the next code.
-_CHIRALITY = _codes(
-    Chem.ChiralType.CHI_UNSPECIFIED, Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW
-)
-_DEGREE = _codes(*range(11))
-_CHARGE = _codes(*range(-5, 6))
-_HYDROGENS = _codes(*range(9))
-_RADICALS = _codes(*range(5))
-_HYBRIDIZATION = _codes(
-    Chem.HybridizationType.SP,
-    Chem.HybridizationType.SP2,
-    Chem.HybridizationType.SP3,
-    Chem.HybridizationType.SP3D,
-    Chem.HybridizationType.SP3D2,
-)
-_BOND_TYPE = _codes(Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC)
-_BOND_STEREO = _codes(
-    Chem.BondStereo.STEREONONE,
-    Chem.BondStereo.STEREOZ,
-    Chem.BondStereo.STEREOE,
-    Chem.BondStereo.STEREOCIS,
-    Chem.BondStereo.STEREOTRANS,
-)
-_BOND_DIRECTION = {Chem.BondDir.ENDUPRIGHT: 1, Chem.BondDir.ENDDOWNRIGHT: 2}
+# Vocabularies in the order of OGB 1.2.0; a value outside takes the next code, OGB's last ("misc") slot.
+_CHIRALITY = _codes(Chem.ChiralType, "CHI_UNSPECIFIED CHI_TETRAHEDRAL_CW CHI_TETRAHEDRAL_CCW")
+_HYBRIDIZATION = _codes(Chem.HybridizationType, "SP SP2 SP3 SP3D SP3D2")
+_BOND_TYPE = _codes(Chem.BondType, "SINGLE DOUBLE TRIPLE AROMATIC")
+_BOND_STEREO = _codes(Chem.BondStereo, "STEREONONE STEREOZ STEREOE STEREOCIS STEREOTRANS")
+_BOND_DIRECTION = _codes(Chem.BondDir, "NONE ENDUPRIGHT ENDDOWNRIGHT")
 
 
 def molecule_graph(mol: Chem.Mol, features: str = "ogb9", atom_cap: int = ATOM_CAP) -> MoleculeGraph:
@@ -224,16 +206,17 @@ def molecule_graph(mol: Chem.Mol, features: str = "ogb9", atom_cap: int = ATOM_C
 
 
 def _ogb_atom(atom: Chem.Atom) -> tuple[int, ...]:
+    charge = atom.GetFormalCharge()
     return (
         (atom.GetAtomicNum() - 1) % 119,  # the wildcard's atomic number is 0, hence 118
         _CHIRALITY.get(atom.GetChiralTag(), 3),
-        _DEGREE.get(atom.GetTotalDegree(), 11),
-        _CHARGE.get(atom.GetFormalCharge(), 11),
-        _HYDROGENS.get(atom.GetTotalNumHs(), 9),
-        _RADICALS.get(atom.GetNumRadicalElectrons(), 5),
+        min(atom.GetTotalDegree(), 11),
+        charge + 5 if -5 <= charge <= 5 else 11,
+        min(atom.GetTotalNumHs(), 9),
+        min(atom.GetNumRadicalElectrons(), 5),
         _HYBRIDIZATION.get(atom.GetHybridization(), 5),
-        int(atom.GetIsAromatic()),
-        int(atom.IsInRing()),
+        atom.GetIsAromatic(),
+        atom.IsInRing(),
     )
 
 
@@ -241,7 +224,7 @@ def _ogb_bond(bond: Chem.Bond) -> tuple[int, ...]:
     return (
         _BOND_TYPE.get(bond.GetBondType(), 4),
         _BOND_STEREO.get(bond.GetStereo(), 5),
-        int(bond.GetIsConjugated()),
+        bond.GetIsConjugated(),
     )
 
 

@@ -2,11 +2,11 @@
 
 import csv
 import itertools
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import selfies
 from rdkit import Chem, RDConfig
 
 from omnimol_hf.chemistry_omnimol import (
@@ -119,11 +119,11 @@ BAD_SELFIES = [
 
 
 @pytest.mark.parametrize("function", [mol_from_selfies, selfies_to_smiles])
-@pytest.mark.parametrize(("selfies", "reason"), BAD_SELFIES)
-def test_bad_selfies_name_themselves_and_the_reason(function, selfies, reason, capfd):
+@pytest.mark.parametrize(("text", "reason"), BAD_SELFIES)
+def test_bad_selfies_name_themselves_and_the_reason(function, text, reason, capfd):
     with pytest.raises(ValueError, match=reason) as error:
-        function(selfies)
-    assert repr(selfies)[:80] in str(error.value)
+        function(text)
+    assert repr(text)[:80] in str(error.value)
     assert len(str(error.value)) < 400
     assert capfd.readouterr().err == ""
 
@@ -141,8 +141,8 @@ def test_selfies_grammar_is_followed_where_valences_are_used_up():
 
 
 def test_an_impossible_decoded_molecule_is_refused():
-    with pytest.raises(ValueError, match=r"SELFIES '\[=CH9\]' is not a molecule|impossible molecule"):
-        mol_from_selfies("[=CH9]")
+    with pytest.raises(ValueError, match=r"SELFIES '\[O-2\]\[F\]' decodes to an impossible molecule: .*valence"):
+        mol_from_selfies("[O-2][F]")
 
 
 # --- odd but right ---------------------------------------------------------------------------------------------------
@@ -240,11 +240,11 @@ def test_the_atom_cap_names_itself_and_can_be_raised():
         (mol_from_selfies, "[C]" * 20_000, "20000 symbols, more than the 8192"),
     ],
 )
-def test_very_long_strings_are_refused_before_the_slow_step(function, text, reason):
-    start = time.perf_counter()
+def test_very_long_strings_are_refused_before_the_slow_step(function, text, reason, monkeypatch):
+    monkeypatch.setattr(selfies, "encoder", None)
+    monkeypatch.setattr(selfies, "decoder", None)
     with pytest.raises(ValueError, match=reason):
         function(text)
-    assert time.perf_counter() - start < 1
 
 
 def test_a_molecule_without_atoms_and_unknown_features():
@@ -345,9 +345,9 @@ def assert_round_trips(smiles):
     Only the code of the chirality depends on the order in which a string names a centre's neighbours.
     """
     canonical = canonical_smiles(mol_from_smiles(smiles))
-    selfies = smiles_to_selfies(smiles)
-    assert selfies_to_smiles(selfies) == canonical
-    left, right = molecule_graph(mol_from_selfies(selfies)), molecule_graph(mol_from_smiles(canonical))
+    encoded = smiles_to_selfies(smiles)
+    assert selfies_to_smiles(encoded) == canonical
+    left, right = molecule_graph(mol_from_selfies(encoded)), molecule_graph(mol_from_smiles(canonical))
     np.testing.assert_array_equal(np.delete(left.atom_features, 1, axis=1), np.delete(right.atom_features, 1, axis=1))
     assert bonds_of(left) == bonds_of(right)
 

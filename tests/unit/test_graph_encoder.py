@@ -92,7 +92,7 @@ def batched(graphs):
 
 def real_molecules():
     with (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").open() as lines:
-        return [line.split()[0] for line in itertools.islice(lines, 40)]
+        return [line.split()[0] for line in itertools.islice(lines, 25)]
 
 
 @pytest.fixture
