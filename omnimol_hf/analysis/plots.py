@@ -1,5 +1,6 @@
 """Plots of a run: its loss curve, and answers drawn beside what they should have been."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -93,13 +94,17 @@ def plot_loss(log_history: Sequence[Mapping[str, float]], path: str | Path) -> N
 
 
 def _show(axes: Axes, draw: Chem.Mol | rdChemReactions.ChemicalReaction) -> None:
-    """Draws a molecule or a reaction over the whole cell; small molecules keep a normal bond length."""
+    """Draws the components of a mixture side by side, or a reaction; small molecules keep a normal bond length."""
     cell = axes.get_window_extent()
-    canvas = rdMolDraw2D.MolDraw2DCairo(int(_FINER * cell.width), int(_FINER * cell.height))
+    width, height = int(_FINER * cell.width), int(_FINER * cell.height)
+    components = [] if isinstance(draw, rdChemReactions.ChemicalReaction) else Chem.GetMolFrags(draw, asMols=True)
+    columns = math.ceil(math.sqrt(len(components) * width / height / 1.5)) or 1  # panels somewhat wider than high
+    panel = width // min(columns, len(components) or 1), height // (math.ceil(len(components) / columns) or 1)
+    canvas = rdMolDraw2D.MolDraw2DCairo(width, height, *panel)
     options = canvas.drawOptions()
     options.fixedBondLength, options.bondLineWidth, options.padding = 46, 2.2, 0.04
-    if isinstance(draw, Chem.Mol):
-        rdMolDraw2D.PrepareAndDrawMolecule(canvas, draw)
+    if components:
+        canvas.DrawMolecules(components)
     else:
         canvas.DrawReaction(draw)
     canvas.FinishDrawing()
@@ -160,7 +165,8 @@ def _verdict(task: Task, answer: str, reference: str) -> tuple[str, str]:
         same, similarity = compare(answer, reference)
         return ("correct", GREEN) if same else (f"Tanimoto {similarity:.2f}", ORANGE)
     if task.answer == "number":
-        return f"off by {abs(read_number(answer) - read_number(reference)):.3g} {short_unit(task)}", ORANGE
+        error = abs(read_number(answer) - read_number(reference))
+        return ("correct", GREEN) if error == 0 else (f"off by {error:.3g} {short_unit(task)}", ORANGE)
     return ("word for word", GREEN) if without_control_tokens(answer) == reference.strip() else ("", INK)
 
 

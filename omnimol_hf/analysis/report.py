@@ -21,7 +21,7 @@ _COLUMNS = ("task", "metric", "score", "95 % interval", "baseline", "better?", "
 _NOTE = (
     "strict protocol: every row counts, an unreadable answer is a miss; mae: lower is better\n"
     "baseline: the training median for numbers, the most frequent training answer for all others; "
-    "~ means that the interval holds it"
+    "~ means no clear difference"
 )
 
 

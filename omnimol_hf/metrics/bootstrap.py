@@ -68,7 +68,7 @@ def summarise(
     """`{name: {"value", "baseline", "low", "high", "n", "misses"[, "variant"]}}` with percentile bootstrap intervals.
 
     All metrics share the same draws of rows. A value that is not defined (R2 of equal references, a mean over no rows)
-    is None.
+    is None, and so are the limits of an interval that too few rows support.
     """
     names = list(metrics)
     drawn = _resampled_sums(np.concatenate([metrics[name].sums for name in names], axis=1), resamples, seed)
@@ -80,7 +80,8 @@ def summarise(
             metric = metrics[name]
             values = metric.combine(drawn[:, start:end])
             values = values[np.isfinite(values)]
-            low, high = np.percentile(values, tails) if len(values) else (np.nan, np.nan)
+            enough = metric.n > 1 and len(values) >= CONFIDENCE * resamples
+            low, high = np.percentile(values, tails) if enough else (np.nan, np.nan)
             other = baseline[name].combine(baseline[name].sums.sum(axis=0)) if baseline else np.nan
             result[name] = {
                 "value": _number_or_none(metric.combine(metric.sums.sum(axis=0))),

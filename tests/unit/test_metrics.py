@@ -109,6 +109,13 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says():
     assert 180 <= hits <= 199
 
 
+def test_too_few_rows_have_no_interval():
+    one, two = scores("logp", ["1"], ["2"]), scores("logp", ["1", "3"], ["2", "5"])
+    assert (one["mae"]["value"], one["mae"]["low"], one["mae"]["high"]) == (1.0, None, None)
+    assert two["r2"]["value"] == pytest.approx(1 - 5 / 4.5)
+    assert (two["r2"]["low"], two["r2"]["high"]) == (None, None)  # half of all draws hold one row twice
+
+
 def test_bootstrap_is_seeded():
     answers, truths = [str(i % 7) for i in range(60)], [str(i % 5) for i in range(60)]
     first, again = (scores("logp", answers, truths)["mae"] for _ in range(2))
