@@ -13,6 +13,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
+torch.set_num_threads(1)  # on tensors this small more threads only wait for one another
+
 ROOT = Path(__file__).resolve().parent.parent
 _SHARED = ROOT.parent / "shared"
 SHARED: Path | None = _SHARED if _SHARED.is_dir() else None

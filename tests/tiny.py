@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import BatchFeature, PreTrainedTokenizerFast
 
 from omnimol_hf import OmniMolConfig, OmniMolForCausalLM, OmniMolProcessor
 from omnimol_hf.tasks import task_prompts
@@ -85,3 +85,21 @@ def model(seed: int = 0, **kwargs) -> OmniMolForCausalLM:
             elif parameter.ndim > 1 and "graph_encoder" not in name:
                 parameter.mul_(4)  # the default start is so small that all tokens would look alike
     return made
+
+
+def chat(text: str, *smiles: str, answer: str | None = None) -> list[dict]:
+    """A chat of one question about any number of molecules, with its answer if there is one."""
+    blocks = [{"type": "molecule", "smiles": one} for one in smiles]
+    messages = [{"role": "user", "content": [*blocks, {"type": "text", "text": text}]}]
+    return messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
+
+
+def prompts(*chats: list[dict], **kwargs) -> BatchFeature:
+    """A left-padded batch for `generate`."""
+    settings = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    return processor().apply_chat_template(list(chats), **(settings | kwargs))
+
+
+def training_batch(*chats: list[dict], **kwargs) -> BatchFeature:
+    """A right-padded batch with labels."""
+    return prompts(*chats, add_generation_prompt=False, return_labels=True, **kwargs)
