@@ -240,8 +240,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the new weights")
     parser.add_argument("--max-shard-size", default="2GB", help="of the output files; about the peak of memory")
     keys = parser.add_argument_group("keys of OmniMolConfig, over the preset's; lists and dicts in JSON")
-    for key in OmniMolConfig.__annotations__.keys() - set(_FROM_BACKBONE):
-        keys.add_argument(f"--{key.replace('_', '-')}", f"--{key}", dest=key, type=_value, default=argparse.SUPPRESS)
+    for key in OmniMolConfig.__annotations__:
+        if key not in _FROM_BACKBONE:
+            flags = dict.fromkeys((f"--{key.replace('_', '-')}", f"--{key}"))
+            keys.add_argument(*flags, dest=key, type=_value, default=argparse.SUPPRESS, metavar="VALUE")
     try:
         upcycle(**vars(parser.parse_args(argv)))
     except (ValueError, OSError, StrictDataclassError) as error:
