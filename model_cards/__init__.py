@@ -1,0 +1,1 @@
+"""Cards of published models and datasets: the templates, and what fills the model's."""
