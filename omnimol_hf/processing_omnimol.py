@@ -187,14 +187,19 @@ class OmniMolProcessor(ProcessorMixin):
             if not isinstance(blocks, list):
                 raise ValueError(f"message {number} has content {content!r}; expected a string or a list of blocks")
             for block in blocks:
-                kind = block.get("type")
-                if kind == "text":
-                    self._refuse_control_tokens(block["text"], f"message {number} ({role})")
-                elif kind != "molecule" or role != "user":
+                kind = block.get("type") if isinstance(block, dict) else None
+                if kind == "text" and not isinstance(block.get("text"), str):
                     raise ValueError(
-                        f"message {number} ({role}) has a block of type {kind!r}; only users' messages hold "
-                        "'molecule' blocks, and all others are 'text'"
+                        f"message {number} ({role}) has a text block without a string in 'text': {block!r}"
                     )
+                if kind != "text" and (kind != "molecule" or role != "user"):
+                    raise ValueError(
+                        f"message {number} ({role}) has the block {block!r}; only users' messages hold blocks of type "
+                        "'molecule', and all others are of type 'text'"
+                    )
+            # As one text: blocks that follow one another could form a control token between them.
+            joined = "".join(block["text"] if block["type"] == "text" else "\n" for block in blocks)
+            self._refuse_control_tokens(joined, f"message {number} ({role})")
             messages.append({"role": role, "content": blocks})
         return messages
 
@@ -325,7 +330,7 @@ class OmniMolProcessor(ProcessorMixin):
 
         Args:
             task: one of `task_prompts`, for example `"molecular_weight"`.
-            molecule: SMILES; a reaction as `reactants>>product`, several molecules joined by `.`.
+            molecule: SMILES; a reaction as `reactants>>product`, several molecules joined by `.`, main one first.
             selfies: the same in SELFIES, instead of `molecule`.
             instruction: the question; default: one of training. For `description_qa` and `homo_lumo` it says what is
                 asked for.
@@ -337,7 +342,7 @@ class OmniMolProcessor(ProcessorMixin):
             raise ValueError(f"unknown task {task!r}; this processor knows {sorted(self.task_prompts)}")
         if (molecule is None) == (selfies is None):
             raise ValueError("give exactly one of molecule (SMILES) and selfies")
-        sequence = selfies if molecule is None else ">>".join(smiles_to_selfies(side) for side in molecule.split(">>"))
+        sequence = selfies if molecule is None else _selfies_of(molecule)
         prompt = self.task_prompts[task]
         row = {
             "task": task,
@@ -359,6 +364,11 @@ def _smiles_of(data: Any) -> str:
     if not isinstance(smiles, str):
         raise ValueError(f"a molecule object of type {type(data).__name__} needs its SMILES string in `.smiles`")
     return smiles
+
+
+def _selfies_of(smiles: str) -> str:
+    """A molecule or reaction in SELFIES, component by component: their order says which of them becomes the graph."""
+    return ">>".join(".".join(map(smiles_to_selfies, side.split("."))) for side in smiles.split(">>"))
 
 
 def _inline_molecules(prompt: str, instruction: str, sequence: str) -> list[dict[str, Any]]:
