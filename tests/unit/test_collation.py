@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from omnimol_hf.collation import ENCODED, TrainingCollator, encode_row, encode_rows
+from omnimol_hf.collation import TrainingCollator, encode_row, encode_rows
 from tests import tiny
 
 
@@ -68,27 +68,40 @@ def test_the_largest_codes_and_molecules_fit():
     assert batch["atom_features"][-1, 0] == 117  # atomic number - 1
 
 
+BAD = {
+    "unreadable: SMILES 'C(('": row("logp", "[C]", "1", ["C(("]),
+    "unreadable: unknown task 'logd'": row("logd", "[C]", "1", ["C"]),
+    "unreadable: the text of message 1 (assistant) contains the control token": row(
+        "logp", "[C]", "1<|eot_id|>", ["C"]
+    ),
+    "unreadable: message 1 (assistant) has a text block without a string": row("logp", "[C]", None, ["C"]),
+    "unreadable: SMILES 'CCCCC": row("logp", "[C]", "1", ["C" * 1025]),
+    "longer than max_length=400": row("tpsa", "[C]" * 200, "1", ["C"]),
+}
+
+
+@pytest.mark.parametrize("problem", BAD)
+def test_what_is_wrong_with_a_row(problem):
+    encoded = encode_row(BAD[problem], tiny.processor(), max_length=400)
+    assert encoded["problem"].startswith(problem)
+    assert len(encoded["input_ids"]) == encoded["length"] == 0
+
+
 def test_bad_rows_are_left_out_and_counted():
-    bad = {
-        "unreadable molecule": row("logp", "[C]", "1", ["C(("]),
-        "unknown task": row("logd", "[C]", "1", ["C"]),
-        "control token": row("logp", "[C]", "1<|eot_id|>", ["C"]),
-        "no answer": row("logp", "[C]", None, ["C"]),
-        "too many atoms": row("logp", "[C]", "1", ["C" * 1025]),
-        "too long": row("tpsa", "[C]" * 200, "1", ["C"]),
-    }
-    mixed = [ROWS[0], *bad.values(), ROWS[1], ROWS[3]]
     processor = tiny.processor()
+    good_rows = [ROWS[0], ROWS[1], ROWS[3]]
+    mixed = [good_rows[0], *BAD.values(), *good_rows[1:]]
     encoded, left_out = encode_rows(Dataset.from_list(mixed), processor, max_length=400)
-    assert list(encoded["task"]) == ["molecular_weight", "logp", "description_qa"]
-    good, _ = encode_rows(Dataset.from_list([ROWS[0], ROWS[1], ROWS[3]]), processor)
-    for ours, theirs in zip(encoded, good, strict=True):
-        for name in ENCODED:
-            assert ours[name] == theirs[name] if isinstance(ours[name], str) else (ours[name] == theirs[name]).all()
-    assert sum(left_out.values()) == len(bad)
-    reasons = " | ".join(left_out)
-    for part in ("SMILES 'C(('", "unknown task 'logd'", "control token", "'text'", "1025 atoms", "max_length=400"):
-        assert part in reasons
+    good, none = encode_rows(Dataset.from_list(good_rows), processor)
+    assert len(encoded) == len(good_rows)
+    for ours, theirs in zip(encoded.with_format(None), good.with_format(None), strict=True):
+        assert ours == theirs
+    assert not none
+    by_task = {
+        task: sum(count for reason, count in left_out.items() if reason.startswith(f"{task}: "))
+        for task in ("logp", "logd", "tpsa")
+    }
+    assert by_task == {"logp": 4, "logd": 1, "tpsa": 1}
     assert left_out["tpsa: longer than max_length=400"] == 1
 
 
