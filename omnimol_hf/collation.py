@@ -35,7 +35,8 @@ def encode_row(row: dict[str, Any], processor: OmniMolProcessor, max_length: int
 
     A row that cannot be encoded comes back empty with the reason in `problem`, so that one bad row loses no other.
     """
-    empty = {"task": row["task"], "length": 0} | {name: [] for name in ENCODED if isinstance(ENCODED[name], List)}
+    nothing = np.zeros(0, dtype=np.int64)  # an empty list would be taken for floats
+    empty = {"task": row["task"], "length": 0} | {name: nothing for name in ENCODED if isinstance(ENCODED[name], List)}
     try:
         features = processor.apply_chat_template(
             processor.row_messages(row), tokenize=True, return_dict=True, return_labels=True
@@ -46,7 +47,7 @@ def encode_row(row: dict[str, Any], processor: OmniMolProcessor, max_length: int
     if max_length is not None and length > max_length:
         return empty | {"problem": f"longer than max_length={max_length}"}
     graph = {
-        name: np.ravel(features[name]) if name in features else []
+        name: np.ravel(features[name]) if name in features else nothing
         for name in ("atom_features", "bond_index", "bond_features")
     }
     row_ids = {name: features[name] for name in ("input_ids", "labels")}
@@ -59,7 +60,8 @@ def encode_rows(
     """Encode a dataset of rows.
 
     Returns:
-        The encoded rows in their order, and why rows were left out: how many by task and reason.
+        The encoded rows in their order, and how many were left out by task and reason, the reason with its first
+        example.
     """
     encoded = rows.map(
         encode_row,
@@ -71,7 +73,12 @@ def encode_rows(
     )
     problems = encoded["problem"]
     kept = [i for i, problem in enumerate(problems) if not problem]
-    left_out = Counter(f"{encoded[i]['task']}: {problem}" for i, problem in enumerate(problems) if problem)
+    left_out: Counter[str] = Counter()
+    example: dict[tuple[str, str], str] = {}
+    for task, problem in zip(encoded["task"], problems, strict=True):
+        if problem:
+            reason = problem.split(":")[0]
+            left_out[f"{task}: {example.setdefault((task, reason), problem)}"] += 1
     return encoded.select(kept).with_format("numpy"), left_out
 
 

@@ -101,5 +101,6 @@ def new_model(
             **config,
         )
     )
-    model.generation_config.update(**ids, suppress_tokens=[processor.graph_token_id])
+    # transformers' own limit of 20 tokens would cut most answers.
+    model.generation_config.update(**ids, suppress_tokens=[processor.graph_token_id], max_new_tokens=512)
     return model

@@ -127,6 +127,7 @@ def select_trainable(model: nn.Module, parts: list[str] | None) -> dict[str, int
             # In bf16 a step of 1e-4 changes nothing: what trains is kept in fp32, and forward casts it.
             parameter.data = parameter.data.float()
         counts[found[0] if trains else "frozen"] += parameter.numel()
+    counts["frozen"] += sum(weight.numel() for weight in model.model.graph_encoder.buffers())
     if missing := [part for part in parts or [] if not counts[part]]:
         raise ValueError(f"no trainable parameter is named {missing}; names are made of {sorted(_name_parts(model))}")
     return counts

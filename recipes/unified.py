@@ -76,6 +76,11 @@ def prepare_model(
     return model, processor
 
 
+def rows_that_fit(rows: list[dict[str, Any]], processor: OmniMolProcessor, run: RunArguments) -> list[dict[str, Any]]:
+    """The first held-out rows that are readable and no longer than training rows were."""
+    return [row for row in rows if not encode_row(row, processor, run.max_length)["problem"]][: run.eval_rows]
+
+
 def answer_test_rows(
     run: RunArguments, model_dir: Path, processor: OmniMolProcessor, test: dict[str, list[dict[str, Any]]]
 ) -> dict[str, list[dict[str, Any]]]:
@@ -170,13 +175,16 @@ def main() -> None:
             state.print(f"left out {count:,} training rows: {reason}")
         for part, count in select_trainable(model, run.trainable).items():
             state.print(f"{count:>13,} parameters {'frozen' if part == 'frozen' else 'train: ' + part}")
+        mixture = run.mixture and {task: run.mixture[task] for task in set(encoded["task"]) if task in run.mixture}
+        for task in sorted(set(run.mixture or ()) - set(mixture or ())):
+            state.print(f"no training rows of {task}: its share of the mixture goes to the other tasks")
         trainer = OmniMolTrainer(
             model=model,
             args=training,
             train_dataset=encoded,
             data_collator=TrainingCollator(processor.tokenizer.pad_token_id, processor.graph_features),
             processing_class=processor,
-            mixture=run.mixture,
+            mixture=mixture,
         )
         checkpoint = last_checkpoint(folder)
         state.print(f"continuing from {checkpoint}" if checkpoint else f"training on {len(encoded):,} rows")
@@ -184,10 +192,10 @@ def main() -> None:
         trainer.save_whole_model(folder / "model")
 
     processor = AutoProcessor.from_pretrained(folder / "model")
-    test = {
-        task: [row for row in rows if not encode_row(row, processor, run.max_length)["problem"]][: run.eval_rows]
-        for task, rows in test.items()
-    }
+    test = {task: rows_that_fit(rows, processor, run) for task, rows in test.items()}
+    for task in [task for task, rows in test.items() if not rows]:
+        state.print(f"no held-out rows of {task} within the limits: it is not scored")
+        del test[task]
     answers = answer_test_rows(run, folder / "model", processor, test)
     if state.is_main_process:
         log_history = json.loads((folder / "model" / "training_log.json").read_text())
