@@ -75,7 +75,7 @@ BAD = {
         "logp", "[C]", "1<|eot_id|>", ["C"]
     ),
     "unreadable: message 1 (assistant) has a text block without a string": row("logp", "[C]", None, ["C"]),
-    "unreadable: SMILES 'CCCCC": row("logp", "[C]", "1", ["C" * 1025]),
+    "unreadable: the molecule has 1025 atoms": row("logp", "[C]", "1", ["C" * 1025]),
     "longer than max_length=400": row("tpsa", "[C]" * 200, "1", ["C"]),
 }
 
