@@ -6,8 +6,9 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -53,10 +54,7 @@ def build(
     _check_target(source, out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     drops: Counter = Counter()
-    # spawn: a forked child would inherit the threads' locks of whatever the caller has running (torch, tokenizers)
-    with ProcessPoolExecutor(
-        workers or len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn")
-    ) as executor:
+    with _workers(workers or len(os.sched_getaffinity(0))) as executor:
         records = list(source.records(limit, executor, drops))
         rows = _rows(source.NAME, records, executor, drops)
     counts = {task: {split: len(rows[task][split]) for split in SPLITS} for task in rows}
@@ -83,6 +81,25 @@ def build(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return counts
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes with one OpenMP thread each.
+
+    More would spin against each other, and sums in tblite would depend on the core count. Children inherit the setting
+    from the environment, because OpenMP reads it when torch, which comes first, is loaded. They are spawned: a forked
+    child would inherit the locks of whatever threads the caller has running.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as executor:
+            yield executor
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def _check_target(source: ModuleType, out: Path, overwrite: bool) -> None:

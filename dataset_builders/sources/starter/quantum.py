@@ -1,12 +1,12 @@
 """Orbital energies and total energies by GFN2-xTB (tblite) at MMFF94 geometries."""
 
-import os
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+from tblite.interface import Calculator
 
 MAX_HEAVY_ATOMS = 13
 SEED = 20250502
@@ -29,12 +29,8 @@ class Energies:
 def energies(smiles: str) -> Energies | str:
     """Energies of a neutral closed-shell molecule, or the reason why there are none.
 
-    One conformer, embedded from a fixed seed and relaxed with MMFF94. OpenMP's threads are set to one before tblite is
-    loaded, so that sums, and with them the digits, do not depend on the machine's core count.
+    One conformer, embedded from a fixed seed and relaxed with MMFF94.
     """
-    os.environ["OMP_NUM_THREADS"] = "1"
-    from tblite.interface import Calculator  # reads OMP_NUM_THREADS when it is loaded
-
     rdBase.DisableLog("rdApp.*")
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     embedding = rdDistGeom.ETKDGv3()
