@@ -74,6 +74,7 @@ class OmniMolTrainer(Trainer):
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             shutil.rmtree(run_dir / name, ignore_errors=True)
             (run_dir / STAGING / name).rename(run_dir / name)
+            (run_dir / STAGING).rmdir()
             rotate_checkpoints(output_dir=str(run_dir), save_total_limit=self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 

@@ -49,7 +49,7 @@ def test_missing_column(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.jsonl"):
         load_rows(str(tmp_path / "gone.jsonl"))
 
 
