@@ -272,6 +272,25 @@ def test_all_experts_share_one_dropout_mask():
     assert relative(per_weight(), first) > 0.05  # in training something is dropped
 
 
+@pytest.mark.parametrize("silent", [("gate", "up"), ("down",)])
+def test_dropout_stands_before_each_low_rank_product(silent):
+    """As in LoRA: on the way into A, of gate and up as well as of down; and scaled, so that the mean stays."""
+    block = block_of(tiny.model(expert_dropout=0.5)).train()
+    with torch.no_grad():
+        for name in silent:
+            block.experts.matrices(name)[1].zero_()
+            if name == "down":  # then dropout acts before the activation, where means say nothing: keep it linear
+                block.experts.gate_B.zero_()
+        x = torch.randn(1, 3, 32)
+        mean = torch.stack([block(x) for _ in range(600)]).mean(0)
+        once, never = block(x), block.eval()(x)
+        for name in {"gate", "up", "down"} - set(silent):
+            block.experts.matrices(name)[1].zero_()
+        delta = never - block(x)
+    assert (once - never).abs().max() > 0.1 * delta.abs().max()
+    assert (mean - never).norm() < 0.15 * delta.norm()
+
+
 def balance_by_hand(router_logits, top_k, mask):
     """Section 3.5 as loops over sequences i, experts j and tokens t."""
     losses = []
