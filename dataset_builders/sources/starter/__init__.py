@@ -13,7 +13,7 @@ from dataset_builders.sources.starter import descriptions, quantum
 from dataset_builders.sources.starter.catalogue import TEMPLATES
 from dataset_builders.sources.starter.molecules import LABELS, LICENSE, Molecule, clean, read_entries, take_evenly
 from dataset_builders.sources.starter.procedures import label_source, procedure
-from dataset_builders.sources.starter.reactions import Reaction, run_template, substances
+from dataset_builders.sources.starter.reactions import BLOCK, BLOCK_LICENSE, Reaction, run_template, substances
 from omnimol_hf.chemistry_omnimol import smiles_to_selfies
 from omnimol_hf.tasks import TASKS
 
@@ -32,7 +32,8 @@ NOTES = (
     "Reactions are **generated from templates, not measured**: each is a named textbook reaction, applied where its "
     "reacting group occurs exactly once in a real molecule (or a common building block) and no competing group is "
     "present; products are sanitised by RDKit and single. Reagents, solvents, catalysts and procedures are the "
-    "template's usual ones, drawn from its alternatives. Nobody has run these reactions, and some would fail."
+    "template's usual ones, drawn from its alternatives. Nobody has run these reactions, and some would fail. "
+    f"The {len(TEMPLATES)} templates, named in `subset`: {', '.join(template.name for template in TEMPLATES)}."
 )
 LEFT_OUT = {
     "yield_regression": "a yield can only be measured: no computed label would be honest",
@@ -125,11 +126,12 @@ def _quantum_records(molecule: Molecule, energies: quantum.Energies) -> Iterator
 
 
 def _reaction_records(reaction: Reaction) -> Iterator[Record]:
+    sources = sorted({substance.source for substance in reaction.reactants})
     record = partial(
         Record,
         key=reaction.key,
-        source=" + ".join(sorted({substance.source for substance in reaction.reactants})),
-        license=LICENSE,
+        source=" + ".join(sources),
+        license=" AND ".join(sorted({BLOCK_LICENSE if source == BLOCK else LICENSE for source in sources})),
         label_source=label_source(reaction),
         source_id="+".join(substance.source_id for substance in reaction.reactants),
         subset=reaction.template.name,

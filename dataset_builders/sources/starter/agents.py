@@ -16,7 +16,6 @@ AGENTS = {
     "NaHCO3": "O=C([O-])O.[Na+]",
     "K3PO4": "O=P([O-])([O-])[O-].[K+].[K+].[K+]",
     "NaOAc": "CC(=O)[O-].[Na+]",
-    "NaH": "[H-].[Na+]",
     "LiOH": "[Li+].[OH-]",
     "NaOH": "[Na+].[OH-]",
     "KOH": "[K+].[OH-]",
@@ -55,7 +54,6 @@ AGENTS = {
     "XPhos": "CC(C)c1cc(C(C)C)c(-c2ccccc2P(C2CCCCC2)C2CCCCC2)c(C(C)C)c1",
     "CuI": "[Cu]I",
     "KI": "[I-].[K+]",
-    "TBAI": "CCCC[N+](CCCC)(CCCC)CCCC.[I-]",
     "TPAP": "CCC[N+](CCC)(CCC)CCC.O=[Ru](=O)(=O)[O-]",
     "catalytic DMF": "CN(C)C=O",
     # solvents

@@ -49,8 +49,9 @@ _REACTING = {
     "snar_halide": "[c;$(c1c([N+](=O)[O-])cccc1),$(c1ccc([N+](=O)[O-])cc1),$(c1ncccn1),$(c1ccncn1)][F,Cl]",
     "vinyl_halide": "[CX3]=[CX3][F,Cl,Br,I]",
     "alkyl_halide": "[CX4][Cl,Br,I]",
+    # Alkylates instead of eliminating: methyl, benzyl, allyl, or primary without an acidic or crowded beta carbon.
     "primary_halide": "[$([CH3]),$([CH2]c),$([CH2][CX3]=[CX3]),"
-    "$([CH2][CX4;!$([CX4]([CX4])([CX4])([CX4])[CX4]);!$([CX4][F,Cl,Br,I,N,O,S])])][Br,I]",
+    "$([CH2][CX4;!$([CX4]([CX4])([CX4])([CX4])[CX4]);!$([CX4][F,Cl,Br,I,N,O,S,c]);!$([CX4][$(C=[O,N]),$(C#N),$(C=C)])])][Br,I]",
     "boronic_acid": "[#6;$(c)][BX3]([OX2H1])[OX2H1]",
     "terminal_alkyne": "[CX2;H1]#[CX2][#6]",
     "alkyne": "[CX2]#[CX2]",

@@ -13,6 +13,9 @@ from dataset_builders.sources.starter.molecules import Molecule, split_key, unsu
 from dataset_builders.sources.starter.templates import Conditions, Role, Template
 
 MAX_PER_TEMPLATE = 400
+BLOCK = "building block"
+BLOCK_LICENSE = "Apache-2.0"
+"""Named in this package (`agents.BLOCKS`), so under its licence."""
 SMALL = 12
 """Heavy atoms of a small molecule. They are drawn apart from the others, so that small products are common."""
 
@@ -135,4 +138,4 @@ class _Candidates:
 def _block(smiles: str) -> Substance:
     mol = Chem.MolFromSmiles(smiles)
     canonical = Chem.MolToSmiles(mol)
-    return Substance(canonical, f"block:{canonical}", "building block", mol.GetNumHeavyAtoms(), count_groups(mol))
+    return Substance(canonical, f"block:{canonical}", BLOCK, mol.GetNumHeavyAtoms(), count_groups(mol))
