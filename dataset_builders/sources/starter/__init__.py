@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import cache, partial
-from itertools import repeat
 
 from tqdm import tqdm
 
@@ -72,8 +71,9 @@ def records(limit: int | None, executor: Executor, drops: Drops) -> Iterator[Rec
             drops["homo_lumo, scf_energy", molecule.source, energies] += 1
         else:
             yield from _quantum_records(molecule, energies)
-    results = executor.map(run_template, TEMPLATES, repeat(substances(molecules)))
-    for template, (reactions, rejected) in zip(TEMPLATES, tqdm(results, "reactions", len(TEMPLATES)), strict=True):
+    pool = substances(molecules)
+    for template in tqdm(TEMPLATES, "reactions"):  # seconds in all: sending the pool to processes would take longer
+        reactions, rejected = run_template(template, pool)
         for reason, count in rejected.items():
             drops["reaction tasks", f"draws of {template.name}", reason] += count
         for reaction in reactions:

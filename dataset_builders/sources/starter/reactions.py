@@ -65,7 +65,7 @@ def run_template(template: Template, pool: list[Substance]) -> tuple[list[Reacti
 
     The draw depends on the template's name and the pool alone: neither on the other templates nor on the process.
     """
-    rdBase.DisableLog("rdApp.*")
+    quiet = rdBase.BlockLogs()  # until the function ends: rejected products are counted, not printed
     draw = random.Random(template.name)
     partners = [_Candidates(role, pool) for role in template.roles]
     engine = rdChemReactions.ReactionFromSmarts(template.smarts)
@@ -94,6 +94,7 @@ def run_template(template: Template, pool: list[Substance]) -> tuple[list[Reacti
             found[product] = Reaction(template, conditions, reactants, product, key)
         if len(found) == MAX_PER_TEMPLATE:
             break
+    del quiet
     return list(found.values()), drops
 
 
