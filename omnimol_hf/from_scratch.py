@@ -36,7 +36,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         vocab_size: tokens in all, special ones and the 256 bytes included.
     """
     tokenizer = Tokenizer(models.BPE())
-    units = Regex(r"\[[^\[\]\s]+\]|\d| ?\p{L}+|\s*[\r\n]+|\s+|[^\s\p{L}\d\[]+|\[")
+    units = Regex(r"\[[^\[\]\s]+\]| ?\d| ?\p{L}+|\s*[\r\n]+| ?[^\s\p{L}\d\[]+|\s+|\[")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(units, behavior="isolated"),

@@ -166,7 +166,8 @@ class OmniMolModel(OmniMolPreTrainedModel):
         """Token embeddings `(batch, length, hidden)` with the placeholders' replaced by graph tokens."""
         embeddings = self.get_input_embeddings()(input_ids)
         if atom_features is None:
-            if not self.training:
+            # One token at a time is decoding, which never feeds a placeholder: spare it the look.
+            if not self.training and (input_ids.shape[1] == 1 or not (input_ids == self.config.graph_token_id).any()):
                 return embeddings
             # A batch without molecules must still reach the projector, or ranks would wait for its gradient.
             atom_columns, bond_columns = GRAPH_FEATURES[self.config.graph_features]
@@ -259,6 +260,8 @@ class OmniMolForCausalLM(OmniMolPreTrainedModel, GenerationMixin):
                 the sequences (`"sum_per_sample"`) of the whole optimiser step, over micro-batches and processes.
                 None: those of this call.
         """
+        if use_cache is None and labels is not None:
+            use_cache = False
         if output_router_logits is None:
             output_router_logits = self.config.output_router_logits
         balance = labels is not None and self.config.router_aux_loss_coef > 0 and bool(self.config.moe_layer_indices)

@@ -138,12 +138,12 @@ class LowRankExperts(nn.Module):
         keep = self.dropout(torch.ones_like(gate)) if self.training and self.dropout.p else None
         activation, low_rank = torch.zeros_like(gate), torch.zeros_like(hidden_states, dtype=dtype)
         for e, (rows, weight) in enumerate(_by_expert(chosen, weights, self.num_experts)):
-            low_gate, low_up = low[rows, e].split(rank, dim=-1)
-            gate_e = gate[rows] + F.linear(low_gate * gamma[0, e], self.gate_B[e].to(low.dtype))
-            up_e = up[rows] + F.linear(low_up * gamma[1, e], self.up_B[e].to(low.dtype))
+            low_gate, low_up = low[:, e].index_select(0, rows).split(rank, dim=-1)
+            gate_e = gate.index_select(0, rows) + F.linear(low_gate * gamma[0, e], self.gate_B[e].to(low.dtype))
+            up_e = up.index_select(0, rows) + F.linear(low_up * gamma[1, e], self.up_B[e].to(low.dtype))
             weighted = (self.act_fn(gate_e) * up_e * weight).to(dtype)
             activation = activation.index_add(0, rows, weighted)
-            dropped = weighted if keep is None else weighted * keep[rows]
+            dropped = weighted if keep is None else weighted * keep.index_select(0, rows)
             low_down = F.linear(dropped, self.down_A[e].to(dtype)) * gamma[2, e]
             low_rank = low_rank.index_add(0, rows, F.linear(low_down, self.down_B[e].to(dtype)).to(dtype))
         return activation, low_rank
@@ -159,7 +159,7 @@ class FullExperts(nn.ModuleList):
         """Run all experts on `(tokens, hidden)`; see `LowRankExperts.forward` for `weights` and `chosen`."""
         output = torch.zeros_like(hidden_states)
         for expert, (rows, weight) in zip(self, _by_expert(chosen, weights, len(self)), strict=True):
-            output = output.index_add(0, rows, (expert(hidden_states[rows]) * weight).to(output.dtype))
+            output = output.index_add(0, rows, (expert(hidden_states.index_select(0, rows)) * weight).to(output.dtype))
         return output
 
 

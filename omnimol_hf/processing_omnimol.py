@@ -420,6 +420,7 @@ def _graph_inputs(graphs: list[MoleculeGraph], return_tensors: str | None) -> di
 def _tensor(array: np.ndarray, return_tensors: str) -> np.ndarray | torch.Tensor:
     if return_tensors not in ("pt", "np"):
         raise ValueError(f"return_tensors is {return_tensors!r}; expected 'pt' or 'np'")
+    array = np.ascontiguousarray(array)  # a transposed view could be neither saved nor gathered
     return torch.from_numpy(array) if return_tensors == "pt" else array
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
+from omnimol_hf.llama_licence import copy_legal_files
 from omnimol_hf.sampling import MixtureSampler
 
 STAGING = ".unfinished"
@@ -47,7 +48,9 @@ class OmniMolTrainer(Trainer):
         if self.accelerator.unwrap_model(self.model).config.loss_reduction == "token_mean":
             return super()._get_num_items_in_batch(batch_samples, device)
         sequences = torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
-        return self.accelerator.gather(sequences).sum() if self.args.world_size > 1 else sequences
+        # Trainer multiplies the loss by the processes exactly when the items were counted over all of them.
+        everywhere = self.args.average_tokens_across_devices and self.args.world_size > 1
+        return self.accelerator.gather(sequences).sum() if everywhere else sequences
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._run_dir(trial))
@@ -78,14 +81,20 @@ class OmniMolTrainer(Trainer):
             rotate_checkpoints(output_dir=str(run_dir), save_total_limit=self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 
-    def save_whole_model(self, folder: Path) -> None:
-        """Save model, processor and `training_log.json` as a folder that is there whole or not at all; no pickles."""
+    def save_whole_model(self, folder: Path, legal_from: Path | None = None) -> None:
+        """Save model, processor and `training_log.json` as a folder that is there whole or not at all; no pickles.
+
+        Args:
+            legal_from: the checkpoint that training started from, whose licence and notice files go along.
+        """
         aside = folder.with_name(folder.name + STAGING)
         self.save_model(str(aside), _internal_call=True)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             (aside / "training_args.bin").unlink(missing_ok=True)
             (aside / "training_log.json").write_text(json.dumps(self.state.log_history, indent=1))
+            if legal_from is not None:
+                copy_legal_files(legal_from, aside, version=None)
             aside.rename(folder)
         self.accelerator.wait_for_everyone()
 

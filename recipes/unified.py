@@ -17,6 +17,7 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
+from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoProcessor, TrainingArguments, set_seed
 
 from omnimol_hf import OmniMolForCausalLM, OmniMolProcessor
@@ -74,6 +75,11 @@ def prepare_model(
     if training.gradient_checkpointing:
         model.config.text_config.use_cache = False
     return model, processor
+
+
+def checkpoint_folder(model: str, *patterns: str) -> Path:
+    """The folder of a local checkpoint, or of those files of a hub repository that match the patterns."""
+    return Path(model) if Path(model).is_dir() else Path(snapshot_download(model, allow_patterns=list(patterns)))
 
 
 def rows_that_fit(rows: list[dict[str, Any]], processor: OmniMolProcessor, run: RunArguments) -> list[dict[str, Any]]:
@@ -189,7 +195,9 @@ def main() -> None:
         checkpoint = last_checkpoint(folder)
         state.print(f"continuing from {checkpoint}" if checkpoint else f"training on {len(encoded):,} rows")
         trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_whole_model(folder / "model")
+        trainer.save_whole_model(
+            folder / "model", run.model and checkpoint_folder(run.model, "LICEN*", "NOTICE*", "USE*")
+        )
 
     processor = AutoProcessor.from_pretrained(folder / "model")
     test = {task: rows_that_fit(rows, processor, run) for task, rows in test.items()}

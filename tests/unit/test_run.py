@@ -9,7 +9,9 @@ from omnimol_hf.run import compare_with_folder, parse_run
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump({"model": "somewhere", "max_steps": 7, "learning_rate": "1e-4", "mixture": {"logp": 1}}))
+    path.write_text(
+        yaml.safe_dump({"model": "somewhere", "max_steps": 7, "learning_rate": "1e-4", "mixture": {"logp": 1}})
+    )
     return path
 
 
@@ -19,7 +21,13 @@ def test_command_line_wins_over_yaml(config, tmp_path):
     )
     assert (training.max_steps, training.learning_rate, run.eval_rows) == (40, 1e-4, 3)
     assert run.mixture == {"logp": 1}
-    assert settings == {"model": "somewhere", "max_steps": 40, "learning_rate": 1e-4, "mixture": {"logp": 1}, "eval_rows": 3}
+    assert settings == {
+        "model": "somewhere",
+        "max_steps": 40,
+        "learning_rate": 1e-4,
+        "mixture": {"logp": 1},
+        "eval_rows": 3,
+    }
 
 
 def test_dicts_can_be_given_as_json(config):
