@@ -22,7 +22,7 @@ quickstart: $(VENV)/.train
 		recipes/unified.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

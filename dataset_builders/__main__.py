@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from huggingface_hub.errors import HTTPError
+
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.command(options)
     except ImportError as error:
         parser.exit(1, f"{error}\nBuilding the starter data needs: pip install omnimol-hf[starter]\n")
-    except ValueError as error:
+    except (ValueError, OSError, HTTPError) as error:
         parser.exit(1, f"error: {error}\n")
 
 

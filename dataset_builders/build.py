@@ -160,5 +160,7 @@ def _write_parquet(folder: Path, rows: Rows) -> dict[str, dict[str, int]]:
         for split, split_rows in splits.items():
             table = pa.Table.from_pylist(split_rows, schema=FEATURES.arrow_schema)
             sizes[task][split] = table.nbytes
+            if not split_rows:  # load_dataset cannot read a file without rows
+                continue
             pq.write_table(table, folder / task / f"{split}-00000-of-00001.parquet")
     return sizes

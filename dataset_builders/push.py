@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_token
 
 from dataset_builders.folder import read_report
 
@@ -14,9 +14,11 @@ def push(path: Path, repo_id: str, private: bool = False, token: str | None = No
     would otherwise read them along.
 
     Raises:
-        ValueError: if `path` is not a built dataset, or its files have changed since it was built.
+        ValueError: if `path` is not a built dataset, or its files have changed since it was built, or there is no token.
     """
     report = read_report(path)
+    if not (token or get_token()):
+        raise ValueError("no access token: log in with `hf auth login`, set HF_TOKEN, or give --token")
     api = HfApi(token=token)
     url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
     api.upload_folder(

@@ -14,11 +14,10 @@ import numpy as np
 import selfies as sf
 from rdkit import Chem, rdBase
 
+from .configuration_omnimol import GRAPH_FEATURES
+
 ATOM_CAP = 1024
 """Most atoms in one graph; each atom costs one position of the language model's context."""
-
-GRAPH_FEATURES = {"ogb9": (9, 3), "omnimol2": (2, 2)}
-"""Feature set -> number of (atom, bond) columns."""
 
 # No cap on molecules is useful above this one, in atoms or SELFIES symbols: times grow faster than the length, and
 # at twice as many atoms RDKit's canonical SMILES overflows the stack and ends the process.

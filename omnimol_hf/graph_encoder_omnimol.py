@@ -17,13 +17,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from .configuration_omnimol import OmniMolGraphConfig
+from .configuration_omnimol import GRAPH_FEATURES, OmniMolGraphConfig
 
 ATOM_VOCABULARY = (119, 4, 12, 12, 10, 6, 6, 2, 2)
 BOND_VOCABULARY = (5, 6, 2)
 """Sizes of OGB 1.2.0's atom and bond features, column by column."""
-
-_COLUMNS = ((9, 3), (2, 2))
 
 
 class OmniMolAtomEncoder(nn.Module):
@@ -209,7 +207,7 @@ def _check_inputs(atom_features: Tensor, bond_index: Tensor, bond_features: Tens
     if any(len(shape) != 2 for shape in shapes):
         raise ValueError(f"atom_features, bond_index and bond_features have shapes {shapes}; {expected}")
     columns = (atom_features.shape[1], bond_features.shape[1])
-    if columns not in _COLUMNS or bond_index.shape != (2, len(bond_features)):
+    if columns not in GRAPH_FEATURES.values() or bond_index.shape != (2, len(bond_features)):
         raise ValueError(f"atom_features, bond_index and bond_features have shapes {shapes}; {expected}")
     dtypes = {tensor.dtype for tensor in (atom_features, bond_index, bond_features)}
     if dtypes != {torch.int64}:

@@ -265,7 +265,7 @@ def dataset(hub, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     built = folder / "starter"
     command = [sys.executable, "-m", "dataset_builders"]
-    success(hub.run(*command, "build", "--source", "starter", "--limit", "40", "--workers", "1", "--out", built))
+    success(hub.run(*command, "build", "--source", "starter", "--limit", "10", "--workers", "1", "--out", built))
     success(hub.run(*command, "push", "--path", built, "--repo-id", DATASET))
     rows: dict = {}
     for file in sorted(built.glob("*/*.parquet")):

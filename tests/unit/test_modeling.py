@@ -395,3 +395,21 @@ def test_flex_attention_is_accepted():
     model = tiny.model()
     model.set_attn_implementation("flex_attention")
     assert model.model.language_model.config._attn_implementation == "flex_attention"
+
+
+def test_placeholders_without_molecules_are_refused_in_evaluation_too():
+    model, processor = tiny.model(), tiny.processor()
+    messages = [{"role": "user", "content": [{"type": "molecule", "smiles": "CCO"}]}]
+    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    with pytest.raises(ValueError, match="3 placeholders in input_ids, 0 atoms"):
+        model(input_ids=inputs["input_ids"])
+
+
+def test_no_cache_is_built_for_a_loss():
+    model, processor = tiny.model(), tiny.processor()
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    inputs = processor.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_tensors="pt", return_labels=True
+    )
+    assert model(**inputs).past_key_values is None
+    assert model(input_ids=inputs["input_ids"]).past_key_values is not None
