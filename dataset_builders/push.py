@@ -14,7 +14,7 @@ def push(path: Path, repo_id: str, private: bool = False, token: str | None = No
     would otherwise read them along.
 
     Raises:
-        ValueError: if `path` is not a built dataset, or its files have changed since it was built, or there is no token.
+        ValueError: if `path` is not a built dataset, its files have changed since it was built, or there is no token.
     """
     report = read_report(path)
     if not (token or get_token()):
