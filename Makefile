@@ -24,6 +24,12 @@ quickstart: $(VENV)/.train
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
+# The same tests at the oldest versions that setup.cfg allows.
+test-oldest:
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install -q -c constraints-oldest.txt -e '.[test]'
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile
+
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
