@@ -144,7 +144,7 @@ class OmniMolConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["past_key_values", "router_logits", "aux_loss"]
     sub_configs_defaults = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama", init_kwargs=_LLAMA_3_2_1B),
-        "graph_config": OmniMolGraphConfig,
+        "graph_config": SubConfigSpec(config_class=OmniMolGraphConfig),
     }
 
     text_config: dict | PreTrainedConfig | None = None
