@@ -11,11 +11,10 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors import SafetensorError, safe_open
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from omnimol_hf import OmniMolConfig
 from omnimol_hf.llama_licence import llama_version
+from omnimol_hf.stored_weights import stored_tensors
 from omnimol_hf.tasks import TASKS
 
 TEMPLATE = Path(__file__).with_name("omni-mol.md.jinja")
@@ -96,30 +95,11 @@ def derived_llama(model_dir: Path, run_settings: Path | None) -> str | None:
     return llama_version(model_dir, backbone)
 
 
-def weight_shapes(model_dir: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every stored tensor, from the headers of the safetensors files.
-
-    Raises:
-        ValueError: if there are no weights, or a file is missing, cut short or lacks a tensor that the index lists.
-    """
-    index = model_dir / SAFE_WEIGHTS_INDEX_NAME
-    listed = json.loads(index.read_text())["weight_map"] if index.is_file() else {}
-    shapes = {}
-    for file_name in sorted(set(listed.values())) or [SAFE_WEIGHTS_NAME]:
-        try:
-            with safe_open(model_dir / file_name, "pt") as file:
-                shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{model_dir / file_name} cannot be read as safetensors: {error}") from error
-    if lost := sorted(listed.keys() - shapes.keys()):
-        raise ValueError(f"{model_dir} lacks {len(lost)} tensors that its index lists, the first is {lost[0]}")
-    return shapes
-
-
 def count_parameters(model_dir: Path, config: OmniMolConfig) -> dict[str, int]:
     """`total` stored parameters, and those that are `active` for a token: without the experts it does not go to."""
     statistics = (".running_mean", ".running_var", ".num_batches_tracked")
-    sizes = {key: math.prod(shape) for key, shape in weight_shapes(model_dir).items() if not key.endswith(statistics)}
+    stored = stored_tensors(model_dir)
+    sizes = {key: math.prod(tensor.shape) for key, tensor in stored.items() if not key.endswith(statistics)}
     experts = sum(size for key, size in sizes.items() if ".mlp.experts." in key)
     idle = experts * (config.num_experts - config.num_experts_per_tok) // config.experts_per_layer
     return {"total": sum(sizes.values()), "active": sum(sizes.values()) - idle}

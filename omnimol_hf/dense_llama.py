@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from omnimol_hf.from_scratch import SPECIAL_TOKENS
+from omnimol_hf.stored_weights import stored_tensors
 
 _DOWNLOADED = ["*.safetensors", "*.json", "tokenizer*", "README.md", "LICEN*", "NOTICE*", "Notice*", "USE_POLICY*"]
 
@@ -47,28 +47,20 @@ class DenseLlama:
 
     def _checked_files(self) -> dict[str, Path]:
         """The file of each tensor, after comparing all names and shapes with what the config asks for."""
-        index = self.folder / SAFE_WEIGHTS_INDEX_NAME
-        names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {SAFE_WEIGHTS_NAME}
-        files, shapes = {}, {}
-        for path in sorted(self.folder / name for name in names):
-            try:
-                with safe_open(path, "pt") as file:
-                    shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            except (OSError, SafetensorError) as error:
-                raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-            files |= dict.fromkeys(shapes.keys() - files.keys(), path)
-        missing = sorted(self.tensors.keys() - shapes.keys())
+        stored = stored_tensors(self.folder)
+        missing = sorted(self.tensors.keys() - stored.keys())
         # Old checkpoints store the rotary frequencies, and some tied ones their head: both follow from the others.
-        redundant = {name for name in shapes if name.endswith("rotary_emb.inv_freq") or name == "lm_head.weight"}
-        unexpected = sorted(shapes.keys() - self.tensors.keys() - redundant)
+        redundant = {name for name in stored if name.endswith("rotary_emb.inv_freq") or name == "lm_head.weight"}
+        unexpected = sorted(stored.keys() - self.tensors.keys() - redundant)
         if missing or unexpected:
             raise ValueError(
                 f"{self.folder} does not hold its config's Llama: missing {missing}, left over {unexpected}"
             )
         for name, tensor in self.tensors.items():
-            if shapes[name] != tuple(tensor.shape):
-                raise ValueError(f"{files[name]}: {name} is {shapes[name]}, its config asks for {tuple(tensor.shape)}")
-        return files
+            found = stored[name]
+            if found.shape != tuple(tensor.shape):
+                raise ValueError(f"{found.path}: {name} is {found.shape}, its config asks for {tuple(tensor.shape)}")
+        return {name: tensor.path for name, tensor in stored.items()}
 
     def read(self, name: str) -> Tensor:
         """One tensor, mapped from its file."""

@@ -21,8 +21,9 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, StrictDataclassErr
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from model_cards.render import derived_llama, loading_lines, model_card, weight_shapes
+from model_cards.render import derived_llama, loading_lines, model_card
 from omnimol_hf.llama_licence import check_llama_name
+from omnimol_hf.stored_weights import stored_tensors
 
 PUBLISHED = [
     SAFE_WEIGHTS_NAME,
@@ -68,7 +69,7 @@ def check_checkpoint(folder: Path) -> None:
         source = (folder / name).read_text(encoding="utf-8")
         code |= {f"{sibling}.py" for sibling in re.findall(r"^from \.(\w+) import", source, re.MULTILINE)}
         checked.add(name)
-    weight_shapes(folder)
+    stored_tensors(folder)
 
 
 def check_licence(folder: Path, run_settings: Path | None, repo_id: str) -> None:

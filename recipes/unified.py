@@ -49,6 +49,8 @@ def prepare_rows(run: RunArguments, training: TrainingArguments) -> tuple[Datase
         draws *= training.world_size
         shares = {task: weight / sum(run.mixture.values()) for task, weight in run.mixture.items()}
         at_most = {task: int(1.2 * share * draws) + 50 for task, share in shares.items()}
+    for task in sorted(set(splits["train"]["task"]) - set(run.mixture or splits["train"]["task"])):
+        PartialState().print(f"{task} has rows but no share of the mixture: it is not trained on")
     train = choose_rows(splits["train"], training.seed, at_most, run.max_heavy_atoms)
     # More than are scored, for some will turn out too long.
     test = choose_rows(splits["test"], training.seed, 3 * run.eval_rows, run.max_heavy_atoms)
@@ -130,7 +132,8 @@ def report(
         for task, rows in test.items():
             for row, answer in zip(rows, answers[task], strict=True):
                 file.write(json.dumps({**row, **answer}, ensure_ascii=False) + "\n")
-    plot_loss(log_history, folder / "loss.png")
+    if any("loss" in entry for entry in log_history):  # there is none in fewer steps than logging_steps
+        plot_loss(log_history, folder / "loss.png")
     shown = [(rows[0], answers[task][0]["answer"]) for task, rows in test.items()]
     draw_predictions([row for row, _ in shown], [answer for _, answer in shown], folder / "examples.png")
     print(results_table(results))
@@ -182,8 +185,8 @@ def main() -> None:
         for part, count in select_trainable(model, run.trainable).items():
             state.print(f"{count:>13,} parameters {'frozen' if part == 'frozen' else 'train: ' + part}")
         mixture = run.mixture and {task: run.mixture[task] for task in set(encoded["task"]) if task in run.mixture}
-        for task in sorted(set(run.mixture or ()) - set(mixture or ())):
-            state.print(f"no training rows of {task}: its share of the mixture goes to the other tasks")
+        if lost := sorted(set(run.mixture or ()) - set(mixture or ())):
+            state.print(f"no training rows of {', '.join(lost)}: their share of the mixture goes to the other tasks")
         trainer = OmniMolTrainer(
             model=model,
             args=training,

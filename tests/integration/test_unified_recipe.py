@@ -124,6 +124,20 @@ def test_continued_run_is_the_same_bit_for_bit(rows, finished, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_training_goes_on_from_a_checkpoint_with_most_of_it_frozen(rows, finished, tmp_path):
+    out, _ = finished
+    printed = launch(
+        rows, tmp_path / "more", "--model", str(out / "model"), "--new_model", "null",
+        "--trainable", "projector", "router", "experts", "--mixture", '{"logp": 1}', "--logging_steps", "25",
+    )  # fmt: skip
+    assert "forward_prediction has rows but no share of the mixture" in printed
+    start, end = (load_file(folder / "model" / "model.safetensors") for folder in (out, tmp_path / "more"))
+    moved = {name for name in start if not torch.equal(start[name], end[name])}
+    assert moved
+    assert all({"projector", "router", "experts"} & set(name.split(".")) for name in moved)
+    assert set(json.loads((tmp_path / "more" / "results.json").read_text())) == {"logp"}
+
+
 def test_zero2_with_two_processes_equals_one(rows, finished, tmp_path):
     out, _ = finished
     two = tmp_path / "two"
