@@ -1,6 +1,6 @@
 """A page in the browser: type a SMILES, choose a task, read the answer.
 
-pip install -e '.[demo]'
+pip install -e '.[demo]'        # in an environment of its own: gradio 6 wants huggingface_hub below 2
 python recipes/demo.py --model outputs/quickstart/model
 """
 
