@@ -123,6 +123,11 @@ def smiles_to_selfies(smiles: str, atom_cap: int = ATOM_CAP) -> str:
             molecule that SELFIES cannot write (wildcards, dative, zero-order and quadruple bonds, some hypervalent
             atoms); the message has the string and the reason.
     """
+    return canonical_pair(smiles, atom_cap)[1]
+
+
+def canonical_pair(smiles: str, atom_cap: int = ATOM_CAP) -> tuple[str, str]:
+    """The canonical SMILES and the SELFIES of one molecule: each reads back as the other; as `smiles_to_selfies`."""
     mol = mol_from_smiles(smiles)
     _check_size(mol, atom_cap, f"SMILES {_shown(smiles)}")
     for atom in mol.GetAtoms():
@@ -141,7 +146,7 @@ def smiles_to_selfies(smiles: str, atom_cap: int = ATOM_CAP) -> str:
     # A canonical string can change once more when it is read again, hence the second comparison.
     if decoded != canonical and decoded != canonical_smiles(mol_from_smiles(canonical)):
         raise ValueError(refused + f"it would be read back as {_shown(decoded)}")
-    return encoded
+    return decoded, encoded
 
 
 def selfies_to_smiles(selfies: str) -> str:
@@ -321,6 +326,7 @@ __all__ = [
     "ATOM_CAP",
     "GRAPH_FEATURES",
     "MoleculeGraph",
+    "canonical_pair",
     "canonical_smiles",
     "graph_components",
     "mol_from_selfies",
