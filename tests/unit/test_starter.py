@@ -10,13 +10,15 @@ from rdkit.Chem import Crippen, Descriptors, rdChemReactions, rdMolDescriptors
 
 pytest.importorskip("tblite", reason="the starter extra is not installed")
 
-from dataset_builders.sources.starter import descriptions, quantum, records
+from dataset_builders.schema import split_of
+from dataset_builders.sources.starter import SOURCE, descriptions, quantum, records
 from dataset_builders.sources.starter.agents import AGENTS, BLOCKS
 from dataset_builders.sources.starter.catalogue import TEMPLATES
 from dataset_builders.sources.starter.groups import GROUPS, NAMED, count_groups
 from dataset_builders.sources.starter.molecules import Entry, Molecule, clean, read_entries, take_evenly
 from dataset_builders.sources.starter.reactions import Substance, react, run_template
 from omnimol_hf.chemistry_omnimol import selfies_to_smiles, smiles_to_selfies
+from omnimol_hf.tasks import TASKS
 
 BY_NAME = {template.name: template for template in TEMPLATES}
 
@@ -210,10 +212,9 @@ def test_numbers_are_what_rdkit_says(some_records):
     checked = Counter()
     for record in some_records:
         if record.task in tools:
-            value = tools[record.task](Chem.MolFromSmiles(selfies_to_smiles(record.input)))
-            stated = float(re.search(r"-?\d+\.\d\d", record.output).group())
-            assert stated == pytest.approx(value, abs=0.0051), record
-            assert "-0.00" not in record.output
+            value = tools[record.task](Chem.MolFromSmiles(record.molecules["molecule"]))
+            assert record.value == pytest.approx(value, abs=0.0051), record
+            assert "-0.00" not in TASKS[record.task].answer_text(record.value)
             assert record.label_source.startswith("computed:RDKit")
             checked[record.task] += 1
     assert min(checked.values()) > 40
@@ -226,10 +227,10 @@ def test_descriptions_are_true(some_records):
     for record in some_records:
         if record.task not in ("molecular_captioning", "description_qa"):
             continue
-        mol = Chem.MolFromSmiles(selfies_to_smiles(record.input))
+        mol = Chem.MolFromSmiles(record.molecules["molecule"])
         counts = {
             (noun, words.get(number, number))
-            for number, noun in re.findall(r"(\w+) (hydrogen-bond \w+?|ring)s?\b", record.output)
+            for number, noun in re.findall(r"(\w+) (hydrogen-bond \w+?|ring)s?\b", record.text)
         }
         for noun, number in counts:
             truth = {
@@ -238,19 +239,19 @@ def test_descriptions_are_true(some_records):
             }
             assert int(number) == truth[noun](mol), record
             seen[noun] += 1
-        rings = re.findall(r"(\w+) (\d+)-membered (aromatic|non-aromatic) (?:carbo|hetero)cycle", record.output)
-        if "cycle" in record.output:
+        rings = re.findall(r"(\w+) (\d+)-membered (aromatic|non-aromatic) (?:carbo|hetero)cycle", record.text)
+        if "cycle" in record.text:
             sizes = Counter()
             for number, size, _ in rings:
                 sizes[int(size)] += words[number]
             assert sizes == Counter(len(ring) for ring in mol.GetRingInfo().AtomRings()), record
             seen["rings"] += 1
-        if "formula" in record.output:
-            assert rdMolDescriptors.CalcMolFormula(mol) in record.output
+        if "formula" in record.text:
+            assert rdMolDescriptors.CalcMolFormula(mol) in record.text
             seen["formula"] += 1
         if record.subset == "group":
             name = re.search(r"(?:contain|there) an? (.*?)(?: in this compound)?\?", record.instruction).group(1)
-            assert record.output.startswith("Yes" if mol.HasSubstructMatch(Chem.MolFromSmarts(NAMED[name])) else "No")
+            assert record.text.startswith("Yes" if mol.HasSubstructMatch(Chem.MolFromSmarts(NAMED[name])) else "No")
             seen["group"] += 1
     assert all(seen[kind] for kind in ("hydrogen-bond donor", "rings", "formula", "group")), seen
 
@@ -259,27 +260,55 @@ def test_reaction_records(some_records):
     by_task = {task: [r for r in some_records if r.task == task] for task in {r.task for r in some_records}}
     products = set()
     for record in by_task["forward_prediction"]:
-        product = Chem.MolFromSmiles(selfies_to_smiles(record.output))
+        product = Chem.MolFromSmiles(record.molecules["product"])
         assert len(Chem.GetMolFrags(product)) == 1
-        assert record.key == Chem.MolToSmiles(product, isomericSmiles=False)
-        products.add(record.output)
-    assert {record.input for record in by_task["retrosynthesis"]} == products
-    for record in by_task["catalyst_prediction"]:
-        left, right = record.input.split(">>")
-        assert right in products
-        assert left
-        assert record.output
+        assert record.split == split_of(Chem.MolToSmiles(product, isomericSmiles=False))
+        products.add(record.molecules["product"])
+    assert {record.molecules["product"] for record in by_task["retrosynthesis"]} == products
+    for task in ("reagent", "solvent", "catalyst"):
+        for record in by_task[f"{task}_prediction"]:
+            assert set(record.molecules) == {"reactants", "product", f"{task}s"}
+            assert record.molecules["product"] in products
+            assert all(record.molecules.values())
 
 
 def test_procedures_name_what_they_use(some_records):
     rows = [record for record in some_records if record.task == "experiment_procedure"]
     assert rows
     for record in rows:
-        names = re.findall(r"(\$-?\d+\$):\[START_SELFIES\]", record.input)
-        assert len(names) == len(set(names))
-        added = set(re.findall(r"\$-?\d+\$", record.output))
-        assert added == set(names), record
-        assert record.output.startswith("ADD $")
-        assert record.output.endswith(" ; YIELD $-1$")
-        assert record.input.startswith("Reactants:$1$:")
-        assert " Product:$-1$:" in record.input
+        names = [name for names in record.roles.values() for name in names]
+        assert set(names) == set(record.molecules)
+        assert len(set(record.molecules.values())) == len(record.molecules)
+        assert set(re.findall(r"\$-?\d+\$", record.text)) == set(names), record
+        assert record.text.startswith("ADD $")
+        assert record.text.endswith(" ; YIELD $-1$")
+        assert list(record.roles)[:2] == ["Reactants", "Product"]
+        assert (record.roles["Reactants"][0], record.roles["Product"]) == ("$1$", ("$-1$",))
+
+
+def test_records_are_numbered_and_ask_different_questions(some_records):
+    asked = set()
+    for task in {record.task for record in some_records}:
+        records = [record for record in some_records if record.task == task]
+        assert [record.place for record in records] == [str(number) for number in range(1, len(records) + 1)]
+        shown = [TASKS[task].record_input.format(components=r.molecules, **r.molecules) for r in records]
+        asked.update(
+            (task, r.instruction, text, r.subset * (task == "homo_lumo"))
+            for r, text in zip(records, shown, strict=True)
+        )
+    assert len(asked) == len(some_records)
+    assert {record.task for record in some_records} == set(SOURCE.tasks) == set(TASKS) - {"yield_regression"}
+
+
+def test_repeats_are_counted():
+    with ThreadPoolExecutor(1) as executor:
+        drops = Counter()
+        kept = Counter(record.task for record in records(300, executor, drops))
+    repeats = Counter()
+    for (task, _, reason), count in drops.items():
+        if reason == "the same question was asked before":
+            repeats[task] += count
+    assert repeats
+    assert kept["forward_prediction"] + repeats["forward_prediction"] == (
+        kept["experiment_procedure"] + repeats["experiment_procedure"]
+    ), "each reaction asks both questions"

@@ -46,7 +46,6 @@ class Molecule:
     source_id: str
     smiles: str
     """Canonical isomeric SMILES."""
-    selfies: str
     key: str
     """Canonical SMILES without stereo: what the split is decided on."""
     heavy_atoms: int
@@ -77,12 +76,11 @@ def clean(entry: Entry) -> Molecule | str:
     if reason:
         return reason
     try:
-        selfies = smiles_to_selfies(entry.smiles)
+        smiles_to_selfies(entry.smiles)  # for the check alone: a molecule that fails takes part in no task
     except ValueError:
         return "no SELFIES that reads back as the same molecule"
     return Molecule(
         **vars(entry) | {"smiles": Chem.MolToSmiles(mol)},
-        selfies=selfies,
         key=split_key(mol),
         heavy_atoms=mol.GetNumHeavyAtoms(),
         closed_shell=not Chem.GetFormalCharge(mol)

@@ -1,8 +1,5 @@
 """Procedures: a reaction's declared conditions as ReactXT's action sequence over `$k$` names."""
 
-import json
-from collections.abc import Callable
-
 from rdkit import rdBase
 
 from dataset_builders.sources.starter.agents import AGENTS
@@ -14,13 +11,12 @@ def label_source(reaction: Reaction) -> str:
     return f"computed:{reaction.template.name} (reaction template, RDKit {rdBase.rdkitVersion})"
 
 
-def procedure(reaction: Reaction, selfies: Callable[[str], str]) -> tuple[str, str, str]:
-    """Input, output and components of the `experiment_procedure` row.
+def procedure(reaction: Reaction) -> tuple[dict[str, str], dict[str, tuple[str, ...]], str]:
+    """Components (`$k$` name -> SMILES), roles (-> names) and actions of the `experiment_procedure` record.
 
-    The input lists every component with its role and its `$k$` name (the product is `$-1$`); the output adds solvents,
-    reactants, reagents and catalysts with the template's amounts, and ends with run, work-up and yield.
+    The product is `$-1$`. The actions add solvents, reactants, reagents and catalysts with the template's amounts, and
+    end with run, work-up and yield.
     """
-    roles = reaction.template.roles
     conditions = reaction.conditions
     reactants = [substance.smiles for substance in reaction.reactants]
     by_role = {
@@ -35,13 +31,8 @@ def procedure(reaction: Reaction, selfies: Callable[[str], str]) -> tuple[str, s
             names[smiles] = (
                 "$-1$" if role == "Product" else names.get(smiles, f"${len(names) + (role == 'Reactants')}$")
             )
-    listed = " ".join(
-        f"{role}:"
-        + " ".join(f"{names[smiles]}:[START_SELFIES]{selfies(smiles)}[END_SELFIES]" for smiles in components)
-        for role, components in by_role.items()
-        if components
-    )
-    amounts = [(smiles, role.amount) for smiles, role in zip(reactants, roles, strict=True)]
+    roles = {role: tuple(names[smiles] for smiles in components) for role, components in by_role.items() if components}
+    amounts = list(zip(reactants, (role.amount for role in reaction.template.roles), strict=True))
     amounts += [(AGENTS[name], amount) for name, amount in (conditions.reagents | conditions.catalysts).items()]
     actions = [
         *(f"ADD {names[AGENTS[name]]}" for name in conditions.solvents),
@@ -50,5 +41,4 @@ def procedure(reaction: Reaction, selfies: Callable[[str], str]) -> tuple[str, s
         conditions.workup,
         "YIELD $-1$",
     ]
-    components = json.dumps({name: smiles for smiles, name in names.items()})
-    return listed, " ; ".join(actions), components
+    return {name: smiles for smiles, name in names.items()}, roles, " ; ".join(actions)

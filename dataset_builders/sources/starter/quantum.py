@@ -6,15 +6,18 @@ from importlib.metadata import version
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
-from tblite.interface import Calculator
 
 MAX_HEAVY_ATOMS = 13
 SEED = 20250502
 _BOHR_PER_ANGSTROM = 1.8897259886
-LABEL_SOURCE = (
-    f"computed:tblite {version('tblite')} GFN2-xTB single point, "
-    f"geometry RDKit {rdBase.rdkitVersion} ETKDGv3 and MMFF94"
-)
+
+
+def label_source() -> str:
+    """Tool and method of the energies; raises `PackageNotFoundError`, an `ImportError`, where tblite is missing."""
+    return (
+        f"computed:tblite {version('tblite')} GFN2-xTB single point, "
+        f"geometry RDKit {rdBase.rdkitVersion} ETKDGv3 and MMFF94"
+    )
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ def energies(smiles: str) -> Energies | str:
 
     One conformer, embedded from a fixed seed and relaxed with MMFF94.
     """
+    from tblite.interface import Calculator  # here, so that the list of sources loads without the starter's extra
+
     rdBase.DisableLog("rdApp.*")
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     embedding = rdDistGeom.ETKDGv3()
