@@ -4,12 +4,12 @@ All splits of all tasks are compared with one another (B.2 of the paper). Publis
 never removed. Two rows overlap
 
 - as molecules (captions, questions, properties): if the whole molecule is the same;
-- as reactions: if the product is the same and the other molecules that one row gives all occur in the other row, given
-  or answered. So a retrosynthesis row overlaps with the forward row of the same reaction, whatever reagents that lists;
+- as reactions: if the product is the same and all other molecules that one row gives occur in the other row, given or
+  answered. So a retrosynthesis row overlaps with a forward row of the same reaction, whatever reagents that lists;
 - as yields, two of them: if the reaction with all its conditions is the same.
 
 "The same" is canonical isomeric SMILES at level `exact`. Level `strict` compares the connectivity part of InChIKeys,
-and of reactions the product alone; between two yields still reaction and conditions, since yield sets vary little else.
+and of reactions the product alone; between two yields still reaction and conditions: their sets vary in little else.
 """
 
 from collections import defaultdict

@@ -25,7 +25,7 @@ def read_report(path: Path) -> dict:
     if odd := present ^ set(listed):
         raise ValueError(f"{path} does not hold the files that {MANIFEST} lists; different: {', '.join(sorted(odd))}.")
     for name, digest in listed.items():
-        if _sha256(path / name) != digest:
+        if sha256(path / name) != digest:
             raise ValueError(f"{path / name} has changed since the dataset was built; build it again.")
     return json.loads((path / REPORT).read_text())
 
@@ -33,11 +33,13 @@ def read_report(path: Path) -> dict:
 def write_manifest(folder: Path) -> None:
     """Writes the SHA-256 of every file, in the format that `sha256sum -c` checks."""
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    (folder / MANIFEST).write_text("".join(f"{_sha256(folder / name)}  {name}\n" for name in files))
+    (folder / MANIFEST).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in files))
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def move_into_place(aside: Path, out: Path) -> None:

@@ -1,6 +1,6 @@
 """A build's intermediate files: every few thousand records become one Parquet file of rows and their keys.
 
-Workers write them aside and rename them: a part is there whole or not at all. A build that was interrupted goes on with
+Workers write them aside and rename them: a part is there whole or not at all. An interrupted build goes on with
 the first part that is missing.
 """
 

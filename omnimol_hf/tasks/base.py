@@ -17,6 +17,9 @@ class Task:
             dot), `"reactants"` (all on the left of `>>`), `"placeholders"` (those named `$k$`, k >= 0, in a
             procedure) or `"none"`.
         answer: How an answer is read and scored: `"molecule"`, `"number"`, `"text"` or `"procedure"`.
+        record_input, record_output: How a source's record becomes the row's input and output: the fields are roles of
+            its molecules (`{reactants}`, written in SELFIES), `{components}` (a procedure's, by role), `{text}`, or
+            `{value}` in `answer_format`.
         instructions: Interchangeable wordings of the request; the first is the one that `task_prompts` ships.
         unit: The unit of a number, as the dataset card prints it; None where there is none.
         answer_format: How a computed label (one positional field) is written as an answer.
@@ -29,6 +32,8 @@ class Task:
     prompt: str
     graph_rule: str
     answer: str
+    record_input: str
+    record_output: str
     instructions: tuple[str, ...]
     unit: str | None = None
     answer_format: str = "{}"

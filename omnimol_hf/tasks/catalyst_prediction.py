@@ -8,6 +8,8 @@ CATALYST_PREDICTION = Task(
     prompt="{instruction} The reaction is {input}.",
     graph_rule="reactants",
     answer="molecule",
+    record_input="{reactants}>>{product}",
+    record_output="{catalysts}",
     instructions=(
         "Which catalyst could drive this reaction?",
         "Suggest a catalyst for the transformation given.",

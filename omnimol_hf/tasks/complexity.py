@@ -11,6 +11,8 @@ COMPLEXITY = Task(
     prompt="{instruction} The compound SELFIES sequence is: {input}",
     graph_rule="first",
     answer="number",
+    record_input="{molecule}",
+    record_output="{value}",
     answer_format="The Complexity for the input molecule is {:.2f}.",
     instructions=(
         "What is the structural complexity of this molecule?",

@@ -11,6 +11,8 @@ DESCRIPTION_QA = Task(
     prompt="{instruction} The compound SELFIES sequence is: {input}",
     graph_rule="first",
     answer="text",
+    record_input="{molecule}",
+    record_output="{text}",
     instructions=(
         "What class of compounds does this molecule belong to?",
         "Which functional groups does this molecule contain?",

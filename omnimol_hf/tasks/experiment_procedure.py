@@ -13,6 +13,8 @@ EXPERIMENT_PROCEDURE = Task(
     prompt="{instruction}{input}. The Action Sequence: ",  # no space before the input, one after the colon
     graph_rule="placeholders",
     answer="procedure",
+    record_input="{components}",
+    record_output="{text}",
     instructions=(
         "Write the experimental procedure that leads from these components to the product.",
         "Turn the listed components into a sequence of laboratory actions.",

@@ -8,6 +8,8 @@ FORWARD_PREDICTION = Task(
     prompt="{instruction} {input}",
     graph_rule="first",
     answer="molecule",
+    record_input="{reactants}",
+    record_output="{product}",
     instructions=(
         "Predict the main product of the reaction between these reactants and reagents.",
         "Which product is formed when the following reactants and reagents are combined?",

@@ -8,6 +8,8 @@ LOGP = Task(
     prompt="{instruction} The molecule SELFIES sequence is: {input}",
     graph_rule="whole",
     answer="number",
+    record_input="{molecule}",
+    record_output="{value}",
     answer_format="The LogP for the input molecule is {:.2f}.",
     instructions=(
         "What is the LogP of this molecule?",

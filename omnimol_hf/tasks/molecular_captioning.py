@@ -9,6 +9,8 @@ MOLECULAR_CAPTIONING = Task(
     prompt="{instruction} The compound SELFIES sequence is: {input}",
     graph_rule="whole",
     answer="text",
+    record_input="{molecule}",
+    record_output="{text}",
     instructions=(
         "Describe this molecule.",
         "Write a short description of the compound.",

@@ -8,6 +8,8 @@ REAGENT_PREDICTION = Task(
     prompt="{instruction} The reaction is {input}",  # no final dot, unlike the three tasks that follow
     graph_rule="reactants",
     answer="molecule",
+    record_input="{reactants}>>{product}",
+    record_output="{reagents}",
     instructions=(
         "Which reagents does this transformation need?",
         "Suggest reagents that turn these reactants into this product.",

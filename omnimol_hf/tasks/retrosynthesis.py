@@ -8,6 +8,8 @@ RETROSYNTHESIS = Task(
     prompt="{instruction} The product is: {input}",
     graph_rule="whole",
     answer="molecule",
+    record_input="{product}",
+    record_output="{reactants}",
     instructions=(
         "Suggest reactants from which this product can be made in one step.",
         "Which starting materials would you choose to prepare the product given here?",

@@ -8,6 +8,8 @@ SOLVENT_PREDICTION = Task(
     prompt="{instruction} The reaction is {input}.",
     graph_rule="reactants",
     answer="molecule",
+    record_input="{reactants}>>{product}",
+    record_output="{solvents}",
     instructions=(
         "In which solvent would you run this reaction?",
         "Suggest a solvent, or a mixture of solvents, for the reaction given.",
