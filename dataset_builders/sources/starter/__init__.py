@@ -47,7 +47,6 @@ SOURCE = Source(
         "description_qa": "question and answer composed from structure facts (RDKit)",
         "experiment_procedure": "action sequence composed from the template's conditions; nobody carried it out",
     },
-    left_out="no yields: a yield can only be measured, no computed label would be honest",
     how_to_get="nothing to get: the molecules come with RDKit",
     notes=(
         "Reactions are **generated from templates, not measured**: each is a named textbook reaction, applied where "
@@ -58,6 +57,7 @@ SOURCE = Source(
         f"The {len(TEMPLATES)} templates, named in `subset`: {', '.join(template.name for template in TEMPLATES)}."
     ),
 )
+LEFT_OUT = {"yield_regression": "a yield can only be measured: no computed label would be honest"}
 Drops = Counter
 """(task or `"all tasks"`, source, reason) -> how many."""
 
