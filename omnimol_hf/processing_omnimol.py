@@ -312,7 +312,7 @@ class OmniMolProcessor(ProcessorMixin):
         """The chat of a dataset row: its graph, its task's prompt, and, unless `with_answer` is False, its answer."""
         if (prompt := self.task_prompts.get(row["task"])) is None:
             raise ValueError(f"unknown task {row['task']!r}; this processor knows {sorted(self.task_prompts)}")
-        if self.multi_graph and prompt["graph_rule"] != "none":
+        if self.multi_graph and prompt["graph_rule"] != "none" and "{input}" in prompt["prompt"]:
             content = _inline_molecules(prompt["prompt"], row["instruction"], row["input"])
         else:
             text = prompt["prompt"].format(instruction=row["instruction"], input=row["input"])

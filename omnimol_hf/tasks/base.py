@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Task:
-    """One of the fifteen tasks (Section 4.1 and Appendix J of the paper).
+    """One of the tasks (Section 4.1 and Appendix J of the paper).
 
     Attributes:
         name: The dataset's config name and the value of its `task` column.
-        category: `"reaction"`, `"regression"`, `"description"` or `"action"`.
-        prompt: The user's text after the graph, with the fields `{instruction}` and `{input}`. Spaces and final dots
-            are those of the authors' data: a model trained on one form reads another one worse.
+        category: `"reaction"`, `"regression"`, `"description"` or `"action"`; `"generation"` of some extra tasks.
+        prompt: The user's text after the graph, with the fields `{instruction}` and, but for `alignment`, `{input}`.
+            Spaces and final dots are those of the authors' data: a model trained on one form reads another one worse.
         graph_rule: Which molecules of `input` become graph tokens: `"whole"` (all of it), `"first"` (up to the first
             dot), `"reactants"` (all on the left of `>>`), `"placeholders"` (those named `$k$`, k >= 0, in a
             procedure) or `"none"`.
