@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options.command(options)
     except ImportError as error:
-        parser.exit(1, f"{error}\nThis command needs more packages: pip install omnimol-hf[data,starter]\n")
+        parser.exit(1, f"{error}\nThis command needs more packages: pip install omnimol-hf[build,starter]\n")
     except (ValueError, OSError, HTTPError) as error:
         parser.exit(1, f"error: {error}\n")
     except KeyboardInterrupt:
