@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets, get_dataset_config_names, load_dataset
 from rdkit import Chem
 
 from omnimol_hf.chemistry_omnimol import graph_components, selfies_to_smiles
-from omnimol_hf.tasks import TASKS
+from omnimol_hf.tasks import ALL_TASKS
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 REQUIRED = ("task", "instruction", "input", "output")
 COLUMNS = (*REQUIRED, "id", "graph_smiles", "subset")
 
 
-def load_rows(source: str) -> DatasetDict:
-    """The rows of a dataset, with the columns `COLUMNS` and the splits `train` and `test`.
+def load_splits(source: str, tasks: Collection[str] | None = None) -> DatasetDict:
+    """The splits of a dataset, as they are; a file has only `train`.
 
     Args:
-        source: a JSONL, JSON, CSV or Parquet file; or a folder or hub id that `load_dataset` takes. A file needs the
-            columns `REQUIRED`; `graph_smiles` is worked out from `input` by the task's rule when it is missing.
-            Without a test split, every tenth row of a task is held out.
+        source: a JSONL, JSON, CSV or Parquet file; or a folder or hub id that `load_dataset` takes.
+        tasks: only these are wanted: where each has a configuration of its own, no others are read.
 
     Raises:
-        ValueError: for a missing column, an unknown task, or an unreadable molecule: it names the file and the row.
+        FileNotFoundError: if there is no such file or dataset.
     """
     path = Path(source)
     if path.suffix in READERS:
         if not path.is_file():
             raise FileNotFoundError(f"there is no dataset file {source}")
-        splits = DatasetDict(
-            {"train": _complete(load_dataset(READERS[path.suffix], data_files=source)["train"], source)}
-        )
-    else:
-        splits = load_dataset(source)
-        splits = DatasetDict({name: _complete(rows, f"{source} ({name})") for name, rows in splits.items()})
+        return load_dataset(READERS[path.suffix], data_files=source)
+    if not tasks or not set(tasks) <= set(get_dataset_config_names(source)):
+        return load_dataset(source)
+    parts: dict[str, list[Dataset]] = {}
+    for task in sorted(tasks):
+        for split, rows in load_dataset(source, task).items():
+            parts.setdefault(split, []).append(rows)
+    return DatasetDict({split: concatenate_datasets(rows) for split, rows in parts.items()})
+
+
+def load_rows(source: str, tasks: Collection[str] | None = None) -> DatasetDict:
+    """The rows of a dataset, with the columns `COLUMNS` and the splits `train` and `test`.
+
+    Args:
+        source, tasks: see `load_splits`. Rows need the columns `REQUIRED`; `graph_smiles` is worked out from `input`
+            by the task's rule when it is missing. Without a test split, every tenth row of a task is held out.
+
+    Raises:
+        ValueError: for a missing column, an unknown task, or an unreadable molecule: it names the file and the row.
+    """
+    splits = load_splits(source, tasks)
+    names = {name: source if Path(source).is_file() else f"{source} ({name})" for name in splits}
+    splits = DatasetDict({name: _complete(rows, names[name]) for name, rows in splits.items()})
     return splits if "test" in splits else _hold_out(splits["train"])
 
 
@@ -45,8 +62,8 @@ def _complete(rows: Dataset, source: str) -> Dataset:
     if missing := [name for name in REQUIRED if name not in rows.column_names]:
         raise ValueError(f"{source} has no column {missing}; it needs {list(REQUIRED)} and has {rows.column_names}")
     for number, task in enumerate(rows["task"]):
-        if task not in TASKS:
-            raise ValueError(f"{source}, row {number}: unknown task {task!r}; expected one of {list(TASKS)}")
+        if task not in ALL_TASKS:
+            raise ValueError(f"{source}, row {number}: unknown task {task!r}; expected one of {list(ALL_TASKS)}")
     if "graph_smiles" not in rows.column_names:
         rows = rows.map(_with_graph, with_indices=True, fn_kwargs={"source": source}, desc="Finding molecules")
     for name in ("id", "subset"):
@@ -58,14 +75,14 @@ def _complete(rows: Dataset, source: str) -> Dataset:
 
 def _with_graph(row: dict[str, Any], number: int, source: str) -> dict[str, list[str]]:
     try:
-        parts = graph_components(row["input"], TASKS[row["task"]].graph_rule)
+        parts = graph_components(row["input"], ALL_TASKS[row["task"]].graph_rule)
         return {"graph_smiles": [selfies_to_smiles(part) for part in parts]}
     except ValueError as error:
         raise ValueError(f"{source}, row {number} (task {row['task']}): {error}") from error
 
 
 def _hold_out(rows: Dataset) -> DatasetDict:
-    seen = dict.fromkeys(TASKS, 0)
+    seen = dict.fromkeys(ALL_TASKS, 0)
     parts: dict[str, list[int]] = {"train": [], "test": []}
     for number, task in enumerate(rows["task"]):
         seen[task] += 1
@@ -89,7 +106,7 @@ def choose_rows(
         max_heavy_atoms: of every molecule that becomes a graph; None: any.
     """
     rows = rows.shuffle(seed=seed)
-    kept, count = [], dict.fromkeys(TASKS, 0)
+    kept, count = [], dict.fromkeys(ALL_TASKS, 0)
     for number, (task, smiles) in enumerate(zip(rows["task"], rows["graph_smiles"], strict=True)):
         limit = at_most.get(task, 0) if isinstance(at_most, dict) else at_most
         if limit is not None and count[task] >= limit:
@@ -105,4 +122,4 @@ def by_task(rows: Dataset) -> dict[str, Dataset]:
     places: dict[str, list[int]] = {}
     for number, task in enumerate(rows["task"]):
         places.setdefault(task, []).append(number)
-    return {task: rows.select(places[task]) for task in TASKS if task in places}
+    return {task: rows.select(places[task]) for task in ALL_TASKS if task in places}

@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from omnimol_hf.mixture import parse_mixture
+
 SETTINGS = "run.yaml"
 
 
@@ -29,8 +31,12 @@ class RunArguments:
     trainable: list[str] | None = field(
         default=None, metadata={"help": "parts of the model that train, e.g. projector router experts; default: all"}
     )
+    tasks: str | None = field(
+        default=None, metadata={"help": "which rows there are, e.g. forward:1/reagent:0.5; default: all of every task"}
+    )
+    proportion: float = field(default=1.0, metadata={"help": "share of those rows, e.g. 0.2, 0.4, 0.6"})
     mixture: dict | str | None = field(
-        default=None, metadata={"help": "task -> share of the draws; default: all rows"}
+        default=None, metadata={"help": "how often tasks are drawn from these rows: task -> share; default: all rows"}
     )
     max_heavy_atoms: int | None = field(default=None, metadata={"help": "leave out rows with larger molecules"})
     max_length: int | None = field(default=None, metadata={"help": "leave out rows with more tokens"})
@@ -44,6 +50,10 @@ class RunArguments:
                 setattr(self, name, json.loads(getattr(self, name)))
         if (self.model is None) == (self.new_model is None):
             raise ValueError("a run needs exactly one of 'model' (a checkpoint) and 'new_model' (sizes of a new one)")
+        if self.tasks is not None:
+            parse_mixture(self.tasks)  # a misspelt task is told before anything is loaded
+        if not 0 < self.proportion <= 1:
+            raise ValueError(f"proportion is {self.proportion}; expected a number above 0 and up to 1")
         if self.eval_rows < 1:
             raise ValueError(f"eval_rows is {self.eval_rows}; at least one held-out row a task has to be scored")
 

@@ -27,9 +27,10 @@ from omnimol_hf.collation import TrainingCollator, encode_row, encode_rows
 from omnimol_hf.from_scratch import new_model, new_processor
 from omnimol_hf.generation import generate_answers
 from omnimol_hf.metrics import baseline_predictions, score_task
+from omnimol_hf.mixture import load_mixture, parse_mixture
 from omnimol_hf.rows import by_task, choose_rows, load_rows
 from omnimol_hf.run import RunArguments, compare_with_folder, parse_run
-from omnimol_hf.tasks import TASKS
+from omnimol_hf.tasks import ALL_TASKS
 from omnimol_hf.training import OmniMolTrainer, last_checkpoint, select_trainable, use_all_cores, whole_folder
 
 
@@ -42,7 +43,9 @@ def prepare_rows(run: RunArguments, training: TrainingArguments) -> tuple[Datase
             from dataset_builders.build import build_starter  # needs the extra `starter`; other data does not
 
             build_starter(Path(source))
-    splits = load_rows(source)
+    splits = load_rows(source, run.tasks and {share.task for share in parse_mixture(run.tasks)})
+    if run.tasks or run.proportion < 1:
+        splits["train"] = load_mixture(splits["train"], run.tasks, proportion=run.proportion, seed=training.seed)
     at_most = None
     if run.mixture and training.max_steps > 0:
         draws = training.max_steps * training.train_batch_size * training.gradient_accumulation_steps
@@ -109,10 +112,10 @@ def score(
     train_rows = by_task(train)
     return {
         task: score_task(
-            TASKS[task],
+            ALL_TASKS[task],
             [answer["answer"] for answer in answers[task]],
             [row["output"] for row in rows],
-            baseline_predictions(TASKS[task], train_rows[task], rows),
+            baseline_predictions(ALL_TASKS[task], train_rows[task], rows),
             subsets=[row["subset"] for row in rows],
             tokenize=processor.tokenizer.tokenize,
         )
