@@ -1,6 +1,6 @@
 """Which rows there are to train on: a share of each task's rows, as the paper's studies take them.
 
-Not to be confused with the weights of `omnimol_hf.sampling`, which say how often a task is drawn from the rows there are.
+Not to be confused with the weights of `omnimol_hf.sampling`, which say how often a task is drawn from these rows.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from itertools import pairwise
 
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -56,7 +57,7 @@ def test_proportions_are_exact_and_nested():
     taken = [load_mixture(ROWS, proportion=proportion) for proportion in PROPORTIONS]
     assert [counts(rows)["forward_prediction"] for rows in taken] == [20, 40, 61, 101]
     assert [counts(rows)["reagent_prediction"] for rows in taken] == [10, 20, 30, 50]
-    for smaller, larger in zip(taken, taken[1:], strict=False):
+    for smaller, larger in pairwise(taken):
         assert ids(smaller) < ids(larger)
     assert ids(load_mixture(ROWS, "reagent:0.5", proportion=0.4)) == ids(taken[0], "reagent")  # shares multiply
 
@@ -143,7 +144,7 @@ configs:
 - config_name: forward_prediction
   data_files: [{split: train, path: forward_prediction/train-*.parquet}]
 - config_name: reagent_prediction
-  data_files: [{split: train, path: reagent_prediction/train-*.parquet}, {split: test, path: reagent_prediction/test-*}]
+  data_files: [{split: train, path: reagent_prediction/train-*.parquet}, {split: test, path: reagent*/test-*}]
 - config_name: alignment
   data_files: [{split: train, path: alignment/train-*.parquet}]
 ---
