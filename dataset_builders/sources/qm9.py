@@ -34,12 +34,12 @@ SOURCE = Source(
         "homo_lumo": "energies of HOMO and LUMO and their gap, B3LYP/6-31G(2df,p), in Hartree",
         "scf_energy": "SCF energy (u0 - zpve), B3LYP/6-31G(2df,p), in Hartree",
     },
-    paper_sizes={"homo_lumo": {"train": 360_113, "test": 1_987}},
     downloads=(Download("qm9/qm9.csv", url="https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/qm9.csv"),),
     left_out="The other thirteen properties; no task of the paper asks for them.",
     notes=(
-        "Unsplit: molecules are split by hash. The 3,054 molecules whose relaxed geometry QM9's authors could not map "
-        "back to the SMILES are not marked in MoleculeNet's table."
+        "Unsplit: molecules are split by hash. The paper's rows of QM9 come through Mol-Instructions. The 3,054 "
+        "molecules whose relaxed geometry QM9's authors could not map back to the SMILES are not marked in "
+        "MoleculeNet's table."
     ),
 )
 
