@@ -14,10 +14,10 @@ import json
 import multiprocessing
 import os
 import shutil
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ from dataset_builders.clean import Origin
 from dataset_builders.decontaminate import LEVELS, decide
 from dataset_builders.finish import finish
 from dataset_builders.folder import move_into_place, read_report, sha256
-from dataset_builders.parts import RECORDS, Drops, read_drops, read_keys, write_part
+from dataset_builders.parts import RECORDS, Drops, end_with_parent, read_drops, read_keys, write_part
 from dataset_builders.schema import Drop, Record
 from dataset_builders.shards import count_rows, write_shards
 from omnimol_hf.tasks import ALL_TASKS
@@ -233,22 +233,16 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
-        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _end_with_parent) as executor:
+        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), end_with_parent) as executor:
             yield executor
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a worker process ended by itself: killed, or out of memory. The same command goes on from here."
+        ) from error
     finally:
         del os.environ["OMP_NUM_THREADS"]
         if before is not None:
             os.environ["OMP_NUM_THREADS"] = before
-
-
-def _end_with_parent() -> None:
-    """A killed build takes its workers along: they would wait for work forever."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ the first part that is missing.
 """
 
 import json
+import multiprocessing
 import os
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -92,3 +94,13 @@ def read_drops(parts: list[Path]) -> tuple[Drops, list[int]]:
         drops.merge(json.loads(metadata[b"drops"]))
         records.append(int(metadata[b"records"]))
     return drops, records
+
+
+def end_with_parent() -> None:
+    """A killed build takes its workers along: they would wait for work forever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

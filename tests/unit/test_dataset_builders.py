@@ -10,7 +10,7 @@ from datasets import get_dataset_config_names, load_dataset
 from rdkit import Chem
 
 from dataset_builders.__main__ import main
-from dataset_builders.build import build_starter
+from dataset_builders.build import Options, build_starter
 from dataset_builders.folder import read_report
 from dataset_builders.schema import FEATURES, split_of, stable_hash
 from omnimol_hf.chemistry_omnimol import graph_components, selfies_to_smiles
@@ -22,7 +22,7 @@ LIMIT = 80
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("built") / "starter"
-    return folder, build_starter(folder, limit=LIMIT, workers=2)
+    return folder, build_starter(folder, Options(limit=LIMIT, workers=2))["rows"]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def contents(folder):
 
 
 def test_same_bytes_whatever_the_process_count(built, tmp_path):
-    build_starter(tmp_path / "again", limit=LIMIT, workers=1)
+    build_starter(tmp_path / "again", Options(limit=LIMIT, workers=1))
     assert contents(tmp_path / "again") == contents(built[0])
     assert [file.name for file in tmp_path.iterdir()] == ["again"], "nothing is left beside the result"
 
@@ -111,19 +111,19 @@ def test_report_and_card(built):
 def test_existing_folder_is_refused(built, tmp_path):
     folder, _ = built
     with pytest.raises(ValueError, match=r"exists already.*--overwrite"):
-        build_starter(folder, limit=LIMIT)
+        build_starter(folder, Options(limit=LIMIT))
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("precious")
     with pytest.raises(ValueError, match="is not a built dataset"):
-        build_starter(foreign, limit=LIMIT, overwrite=True)
+        build_starter(foreign, Options(limit=LIMIT, overwrite=True))
     assert (foreign / "thesis.txt").read_text() == "precious"
 
 
 def test_overwrite_and_other_version(built, tmp_path):
     folder, _ = built
     before = contents(folder)
-    build_starter(folder, limit=LIMIT, workers=2, overwrite=True)
+    build_starter(folder, Options(limit=LIMIT, workers=2, overwrite=True))
     assert contents(folder) == before
     other = tmp_path / "other"
     other.mkdir()
@@ -137,14 +137,14 @@ def test_overwrite_and_other_version(built, tmp_path):
     (other / "build_report.json").write_text(json.dumps(report))
     write_manifest(other)
     with pytest.raises(ValueError, match="version 0"):
-        build_starter(other, overwrite=True)
+        build_starter(other, Options(overwrite=True))
 
 
 @pytest.mark.parametrize("arguments", [{"limit": 0}, {"workers": -1}])
 def test_bad_numbers(tmp_path, arguments):
     (name, value), *_ = arguments.items()
     with pytest.raises(ValueError, match=f"{name} is {value}"):
-        build_starter(tmp_path / "x", **arguments)
+        build_starter(tmp_path / "x", Options(**arguments))
 
 
 def test_push_refuses_what_was_not_built(built, tmp_path, capsys):
