@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import requests
@@ -32,12 +32,16 @@ def sources_table(raw: Path | None = None) -> str:
         lines.append(f"    tasks    {', '.join(source.tasks)}")
         if raw is not None:
             found = [path.relative_to(raw / source.name).as_posix() for path in source.present(raw)]
-            lines.append(f"    here     {', '.join(found) or 'nothing; expected ' + ', '.join(source.files)}")
+            lines.append(f"    here     {_some(found) if found else f'nothing; expected {_some(source.files)}'}")
         if source.downloads:
             lines.append(f"    get      python -m dataset_builders download {source.name} --to DIR")
         if source.how_to_get:
             lines.append(f"    get      {source.how_to_get}")
     return "\n".join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def download(sources: Iterable[str], to: Path) -> None:
