@@ -116,4 +116,6 @@ def _faults(path: Path, done: Callable[[], int]) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}, record {done()}: not UTF-8 text: {error}") from error
     except ijson.JSONError as error:
-        raise ValueError(f"{path}: not JSON, or cut short, after record {done()}: {error}") from error
+        words = error.args[0]  # of several lines, some of them as bytes; the first one says what is wrong
+        words = words.decode(errors="replace") if isinstance(words, bytes) else str(words)
+        raise ValueError(f"{path}: not JSON, or cut short, after record {done()}: {words.splitlines()[0]}") from error

@@ -1,7 +1,7 @@
 """ChEBI-20: molecules with the first sentences of their ChEBI entries (`train.txt`, `validation.txt`, `test.txt`).
 
 Tab-separated text with the columns CID, SMILES and description. The files were written with every backslash of a
-SMILES doubled; a doubled one is no SMILES, so it is made single here, and no row is lost for it.
+SMILES doubled. RDKit happens to read such a string, SELFIES refuses it; they are made single here, and no row is lost.
 """
 
 from collections.abc import Iterator
