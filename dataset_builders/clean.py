@@ -84,7 +84,7 @@ def _row(row_id: str, record: Record, origin: Origin, skeletons: bool) -> dict:
         "instruction": record.instruction or task.instruction(stable_hash(row_id), record.subset),
         "input": row_input,
         "output": row_output,
-        "graph_smiles": _graph(task, roles, asked),
+        "graph_smiles": _graph(task, record, roles, asked),
         "subset": record.subset,
         "components": json.dumps(_named(roles)) if record.roles else "",
         "source": record.source or origin.source,
@@ -155,12 +155,12 @@ def _reason(smiles: str, error: ValueError) -> str:
     return "SELFIES cannot write it: " + re.sub(r"'.*'", "another molecule", str(error).partition("SELFIES: ")[2])
 
 
-def _graph(task: Task, roles: dict[str, list[Component]], asked: list[str]) -> list[str]:
+def _graph(task: Task, record: Record, roles: dict[str, list[Component]], asked: list[str]) -> list[str]:
     """Canonical SMILES of the molecules that `graph_components` picks from the row's input by the task's rule."""
     if task.graph_rule == "none":
         return []
     if task.graph_rule == "placeholders":
-        asked = [name for name in roles if name != PRODUCT]
+        asked = [name for names in record.roles.values() for name in names if not name.startswith("$-")]  # as listed
     elif task.graph_rule == "reactants":
         asked = ["reactants"]
     molecules = [one.smiles for role in asked for one in roles[role]]

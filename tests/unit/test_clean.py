@@ -88,6 +88,18 @@ def test_procedure():
     assert made["graph_smiles"] == ["CCO", "[Na+]", "[OH-]"]
 
 
+def test_graph_of_a_procedure_is_what_its_input_lists():
+    """A name in two roles stands there twice; of several products none is in the graph."""
+    result = row(
+        "experiment_procedure",
+        {"$1$": "CCO", "$2$": "CC(=O)Cl", "$-1$": "CCOC(C)=O", "$-2$": "Cl"},
+        roles={"Reactants": ("$1$", "$2$"), "Product": ("$-1$", "$-2$"), "Solvents": ("$1$",)},
+        text="ADD $1$ ; YIELD $-1$",
+    )
+    listed = [selfies_to_smiles(one) for one in graph_components(result["input"], "placeholders")]
+    assert result["graph_smiles"] == listed == ["CCO", "CC(=O)Cl", "CCO"]
+
+
 def test_selfies_are_read_and_written_anew():
     made = row("retrosynthesis", {"product": "[O][C][C]", "reactants": "[C][=C].[O]"}, notation="selfies")
     assert (made["input"], made["output"]) == ("[C][C][O]", "[C][=C].[O]")
