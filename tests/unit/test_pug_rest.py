@@ -22,6 +22,8 @@ UNKNOWN = {404, 405}
 """CIDs that the server knows by number only, as PubChem does of compounds that are no longer live."""
 ABSENT = {500_000_001}
 """CIDs for which it refuses a batch."""
+STALL = 10.0
+"""Seconds that a request is kept waiting, far more than the client's patience."""
 
 
 class PubChem(ThreadingHTTPServer):
@@ -86,7 +88,7 @@ def body(content):
 
 
 def stall(handler):
-    handler.server.release.wait(5)
+    handler.server.release.wait(STALL)
 
 
 def cut_short(handler):
@@ -134,7 +136,9 @@ def test_cids_are_asked_in_batches_once_each_in_order(server, tmp_path):
 )
 def test_faults_are_retried(server, tmp_path, faults):
     server.faults = list(faults)
+    start = time.monotonic()
     found = ask(server, [1, 2, 3], tmp_path / "cache", timeout=0.3)
+    assert time.monotonic() - start < STALL
     assert found == {cid: smiles(cid) for cid in (1, 2, 3)}
     assert len(server.batches) == len(faults) + 1
 
@@ -181,6 +185,14 @@ def test_a_wrong_address_is_not_taken_for_unknown_cids(server, tmp_path):
     with pytest.raises(ConnectionError, match=r"wrong/compound/cid/property/SMILES/JSON answers 404"):
         smiles_of([1, 2], tmp_path / "cache", f"{server.url}/wrong")
     assert len(server.batches) == 1
+
+
+def test_a_refusal_counts_only_in_the_words_of_pubchem(server, tmp_path):
+    server.faults = [lambda handler: handler.answer(400, {"Fault": {"Code": "PUGREST.BadRequest"}})]
+    assert ask(server, [1], tmp_path / "cache") == {1: None}
+    server.faults = [lambda handler: handler.answer(400, {"Fault": {"Code": "PUGREST.Unimplemented"}})]
+    with pytest.raises(ConnectionError, match=r"answers 400"):
+        ask(server, [2], tmp_path / "cache")
 
 
 def test_giving_up_says_so_and_keeps_what_was_answered(server, tmp_path, monkeypatch):

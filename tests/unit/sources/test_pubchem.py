@@ -9,7 +9,7 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors
 
 from dataset_builders.schema import Drop, Record
-from dataset_builders.sources.pubchem import NUMBERS, SOURCE, TEXTS, read
+from dataset_builders.sources.pubchem import NUMBERS, SOURCE, TEXTS, read, sd_records
 from omnimol_hf.chemistry_omnimol import mol_from_smiles
 from omnimol_hf.tasks import ALL_TASKS
 from tests.unit.sources.broken import check_faults
@@ -142,6 +142,11 @@ def test_faults_of_a_record_drop_the_task_at_fault(tmp_path):
         ("all tasks", "3", "the row has not the header's number of columns"),
     ]
     assert {record.task for record in records if not isinstance(record, Drop)} == {"logp", "complexity"}
+
+
+def test_every_tag_is_read_as_rdkit_reads_it(shared):
+    path = shared / "raw/pubchem" / FILES[2]
+    assert [tags for _, tags in sd_records(path)] == by_other_means(path)
 
 
 def test_sdf_tags_in_all_their_forms(tmp_path):
