@@ -7,8 +7,10 @@ from statistics import mean
 import pytest
 from rdkit import Chem
 
+from benchmarks.dataset_build import check
 from benchmarks.synthetic_molecules import AMINES, CORES, COUNT, GROUPS, molecule, reaction
-from benchmarks.synthetic_sources import SOURCES, write_sources
+from benchmarks.synthetic_sources import SOURCES, Plan, write_sources
+from dataset_builders.shards import LEAK, REPEAT
 from omnimol_hf.chemistry_omnimol import smiles_to_selfies
 from omnimol_hf.tasks import TASKS
 
@@ -54,3 +56,30 @@ def test_sources_have_the_planned_size(tmp_path):
     assert len(files) > 10
     for file in files:
         assert file.read_bytes() == (tmp_path / "again" / file.relative_to(tmp_path / "raw")).read_bytes()
+
+
+def report_of(plan):
+    drops = [(REPEAT, plan.repeats), (LEAK, plan.leaks)]
+    return {
+        "rows": {task: {"train": count - 1, "test": 1} for task, count in plan.kept.items()},
+        "drops": [
+            {"task": task, "source": "x", "reason": reason, "count": count}
+            for reason, counts in drops
+            for task, count in counts.items()
+        ],
+        "overlaps": {"after": {"logp": {"logp": 0}}},
+    }
+
+
+def test_a_build_is_checked_against_the_plan():
+    plan = Plan()
+    plan.add(["logp", "tpsa"], 10, 2, 1)
+    check(report_of(plan), plan)
+    for what, place in (("rows", "kept"), ("repeats", "repeats"), ("leaks", "leaks")):
+        report = report_of(plan)
+        getattr(plan, place)["tpsa"] += 1
+        with pytest.raises(ValueError, match=f"^{what} .*'tpsa'"):
+            check(report, plan)
+        getattr(plan, place)["tpsa"] -= 1
+    with pytest.raises(ValueError, match="overlaps"):
+        check(report_of(plan) | {"overlaps": {"after": {"logp": {"tpsa": 3}}}}, plan)
