@@ -13,8 +13,7 @@ TEMPLATE = Path(__file__).parent.parent / "model_cards" / "omni-mol-instruct.md.
 UNIFIED = "unified"
 PUBLISHED_SUMMARY = (
     "Questions and answers for fifteen molecular tasks, built from what the publishers of the data release: "
-    "one schema, canonical molecules, every rejected record counted, and no training row whose molecule or reaction "
-    "stands in a test split of any task."
+    "one schema, canonical molecules, publishers' splits, and every record that gave no row counted."
 )
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LICENSES = ("apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "cc0-1.0", "mit")
@@ -65,7 +64,7 @@ def render_card(report: dict) -> str:
         overlaps=_overlaps(report["overlaps"]),
         dropped=_dropped(report["drops"]),
         columns=COLUMN_MEANINGS,
-        figures={"lengths": LENGTHS, "overlaps": OVERLAPS, "sources": SOURCES, "values": VALUES},
+        figures={"lengths": LENGTHS, "overlaps": OVERLAPS, "sources": SOURCES, "number_values": VALUES},
         cell=_cell,
     )
     return f"{card}\n"

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dataset_builders.statistics import TaskStatistics
 from omnimol_hf.tasks import ALL_TASKS
@@ -19,6 +19,8 @@ _INK, _GREY, _PALE = "#222222", "#777777", "#e3e6ea"
 _COLORS = ("#2a6fbb", "#d9822b", "#2e8b57", "#8e44ad", "#c0392b", "#16a0a0")
 _COLUMNS, _PANEL = 4, (3.3, 2.0)  # panels in a line; inches
 _BINS = 60
+_DARKEST = 1_000
+"""A table whose counts are all far below this one stays pale."""
 _TAIL = 0.005
 """Share of values at each end that a histogram leaves out: a few giants would squeeze all others into one bar."""
 
@@ -51,6 +53,11 @@ def _figure(width: float, height: float) -> Figure:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _label(source: str) -> str:
+    """The source without the folders of its files."""
+    return " + ".join(part.rpartition("/")[2] for part in source.split(" + "))
 
 
 # --- histograms ------------------------------------------------------------------------------------------------------
@@ -87,7 +94,7 @@ def _lengths(statistics: Mapping[str, TaskStatistics]) -> Figure:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=6))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
     figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
 
@@ -107,7 +114,9 @@ def _values(numbers: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
         shown = sorted(kinds, key=lambda kind: -len(kinds[kind]))[: len(_COLORS)]
         for kind, color in zip(shown, _COLORS, strict=False):
-            axes.stairs(np.histogram(kinds[kind], edges)[0], edges, fill=True, alpha=0.45, color=color, label=kind)
+            axes.stairs(
+                np.histogram(kinds[kind], edges)[0], edges, fill=True, alpha=0.45, color=color, label=_label(kind)
+            )
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel(ALL_TASKS[task].unit or "", fontsize=7.5, color=_GREY)
         axes.legend(frameon=False, fontsize=6.5)
@@ -120,7 +129,8 @@ def _values(numbers: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 def _heat(axes: Axes, table: np.ndarray, lines: list[str], columns: list[str], highest: int) -> None:
     """A table of counts whose colour is logarithmic; cells without any stay white."""
     shown = np.ma.masked_equal(table, 0)
-    axes.imshow(shown, norm=LogNorm(1, max(highest, 2)), cmap="Blues", aspect="auto")
+    norm = LogNorm(1, max(highest, _DARKEST))
+    axes.imshow(shown, norm=norm, cmap="Blues", aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(lines)), lines)
     axes.tick_params(length=0, labelsize=8, colors=_INK)
@@ -129,10 +139,9 @@ def _heat(axes: Axes, table: np.ndarray, lines: list[str], columns: list[str], h
     axes.set_yticks(np.arange(len(lines) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color=_PALE, linewidth=0.6)
     axes.tick_params(which="minor", length=0)
-    dark = math.sqrt(max(highest, 2))
     for line, column in zip(*np.nonzero(table), strict=True):
         count = int(table[line, column])
-        color = "white" if count > 2 * dark else _INK
+        color = "white" if norm(count) > 0.55 else _INK
         axes.text(column, line, _short(count), ha="center", va="center", fontsize=7, color=color)
 
 
@@ -145,8 +154,13 @@ def _sources(rows_by_source: list[dict]) -> Figure:
         table[tasks.index(entry["task"]), sources.index(entry["source"])] += entry["rows"]
     figure = _figure(max(6.0, 3.0 + 0.62 * len(sources)), 1.8 + 0.28 * len(tasks))
     figure.suptitle("Rows by task and source", x=0.01, ha="left", fontsize=11, color=_INK)
-    labels = [source if len(source) <= 32 else source[:31] + "…" for source in sources]
-    _heat(figure.subplots(), table, [_words(task) for task in tasks], labels, int(table.max(initial=0)))
+    _heat(
+        figure.subplots(),
+        table,
+        [_words(task) for task in tasks],
+        [_label(source) for source in sources],
+        int(table.max(initial=0)),
+    )
     return figure
 
 

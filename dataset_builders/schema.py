@@ -33,11 +33,11 @@ FEATURES = Features(
 )
 
 COLUMN_MEANINGS = {
-    "id": "`<build>-<task>-<number>`; the same in every build of the same version",
+    "id": "`<source>-<task>-<number>`; the same in every build of the same files",
     "task": "name of the task, equal to the config's name",
-    "category": "`reaction`, `regression`, `description` or `action`",
+    "category": "`reaction`, `regression`, `description` or `action`; `generation` of some extra tasks",
     "instruction": "what is asked, without the molecule",
-    "input": "molecules as SELFIES joined by `.`, of reactions `reactants>>product`; the prompt adds the instruction",
+    "input": "molecules as SELFIES joined by `.`, of reactions `reactants>>product`; of some extra tasks a text",
     "output": "the answer, in the same notation",
     "graph_smiles": "canonical SMILES of the molecules that become graph tokens, one string a molecule",
     "subset": "part of a task: `HOMO`, `LUMO`, `gap`; `B-H`, `S-M`; the kind of a question; a reaction template",
