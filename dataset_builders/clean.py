@@ -33,6 +33,10 @@ class Rejected(Exception):
     """The record gives no row; the message is the reason, without values of the row in it."""
 
 
+class _Unreadable(Rejected):
+    """What stands between two dots is no molecule by itself."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """What all records of a file share.
@@ -113,12 +117,16 @@ def components(text: str, notation: str, role: str) -> list[Component]:
     Raises:
         Rejected: for a molecule that RDKit cannot read, SELFIES cannot write, or that is larger than `ATOM_CAP`.
     """
-    pieces = text.strip().replace("~", ".").split(".") if text.strip() else []
+    text = text.strip().replace("~", ".")
+    pieces = text.split(".") if text else []
     try:
-        return [_component(piece, notation) for piece in pieces]
+        try:
+            return [_component(piece, notation) for piece in pieces]
+        except _Unreadable:
+            if len(pieces) == 1 or notation == "selfies":
+                raise
+            return [_component(piece, notation) for piece in _fragments(text)]
     except Rejected as error:
-        if len(pieces) > 1 and notation == "smiles" and (rejoined := _fragments(text.replace("~", "."))):
-            return [_component(piece, notation) for piece in rejoined]
         raise Rejected(f"{'procedure component' if role.startswith('$') else role}: {error}") from error
 
 
@@ -134,25 +142,29 @@ def _component(text: str, notation: str) -> Component:
     try:
         smiles, selfies = canonical_pair(text)
     except ValueError as error:
-        raise Rejected(_reason(text, error)) from error
+        raise _rejected(text, error) from error
     return Component(smiles, selfies, stable_hash(smiles))
 
 
 def _fragments(smiles: str) -> list[str]:
-    """The molecules of a SMILES whose ring bonds cross the dots; empty if it is none at all."""
-    with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(smiles)
-    return [canonical_smiles(part) for part in Chem.GetMolFrags(mol, asMols=True)] if mol is not None else []
+    """The molecules of a SMILES whose ring bonds cross the dots."""
+    try:
+        mol = mol_from_smiles(smiles)
+    except ValueError as error:
+        raise _Unreadable("RDKit cannot read it") from error
+    return [canonical_smiles(part) for part in Chem.GetMolFrags(mol, asMols=True)]
 
 
-def _reason(smiles: str, error: ValueError) -> str:
+def _rejected(smiles: str, error: ValueError) -> Rejected:
     try:
         mol = mol_from_smiles(smiles)
     except ValueError:
-        return "RDKit cannot read it"
+        return _Unreadable("RDKit cannot read it")
     if mol.GetNumAtoms() > ATOM_CAP:
-        return f"more than {ATOM_CAP} atoms"
-    return "SELFIES cannot write it: " + re.sub(r"'.*'", "another molecule", str(error).partition("SELFIES: ")[2])
+        return Rejected(f"more than {ATOM_CAP} atoms")
+    return Rejected(
+        "SELFIES cannot write it: " + re.sub(r"'.*'", "another molecule", str(error).partition("SELFIES: ")[2])
+    )
 
 
 def _graph(task: Task, record: Record, roles: dict[str, list[Component]], asked: list[str]) -> list[str]:

@@ -135,7 +135,7 @@ def canonical_pair(smiles: str, atom_cap: int = ATOM_CAP) -> tuple[str, str]:
     canonical = canonical_smiles(mol)
     refused = f"SMILES {_shown(smiles)} cannot be written as SELFIES: "
     try:
-        encoded = sf.encoder(canonical)
+        encoded = _encode(mol, canonical)
         decoded = canonical_smiles(mol_from_smiles(sf.decoder(encoded)))
     except sf.EncoderError as error:
         raise ValueError(refused + _encoder_problem(mol, error)) from error
@@ -147,6 +147,18 @@ def canonical_pair(smiles: str, atom_cap: int = ATOM_CAP) -> tuple[str, str]:
     if decoded != canonical and decoded != canonical_smiles(mol_from_smiles(canonical)):
         raise ValueError(refused + f"it would be read back as {_shown(decoded)}")
     return decoded, encoded
+
+
+def _encode(mol: Chem.Mol, canonical: str) -> str:
+    """SELFIES of a canonical SMILES; the encoder cannot place the double bonds of some aromatic anions, RDKit can."""
+    try:
+        return sf.encoder(canonical)
+    except sf.EncoderError as error:
+        if "kekulization" not in str(error):
+            raise
+    kekulized = Chem.Mol(mol)
+    Chem.Kekulize(kekulized, clearAromaticFlags=True)
+    return sf.encoder(Chem.MolToSmiles(kekulized, kekuleSmiles=True))
 
 
 def selfies_to_smiles(selfies: str) -> str:

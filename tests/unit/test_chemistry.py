@@ -411,3 +411,11 @@ def test_graph_rules(sequence, rule, expected):
 def test_graph_rules_refuse(sequence, rule, reason):
     with pytest.raises(ValueError, match=reason):
         graph_components(sequence, rule)
+
+
+@pytest.mark.parametrize("smiles", ["[c-]1ccccc1-c1ccccc1N", "[c-]1ccccc1.[Li+]"])
+def test_aromatic_anions_that_the_encoder_cannot_kekulize(smiles):
+    """Such carbanions stand in many palladium catalysts."""
+    with pytest.raises(selfies.EncoderError, match="kekulization"):
+        selfies.encoder(smiles)
+    assert Chem.CanonSmiles(selfies_to_smiles(smiles_to_selfies(smiles))) == Chem.CanonSmiles(smiles)

@@ -137,6 +137,11 @@ def test_reasons(molecules, expected):
     assert reason("retrosynthesis", molecules) == expected
 
 
+def test_role_is_named_for_one_of_several_components():
+    expected = "reactants: SELFIES cannot write it: it has a wildcard atom"
+    assert reason("retrosynthesis", {"product": "CC", "reactants": "CO.*C"}) == expected
+
+
 def test_other_reasons():
     assert reason("retrosynthesis", {"product": "[C][O", "reactants": "[C]"}, notation="selfies").endswith(
         "not SELFIES of a molecule"
