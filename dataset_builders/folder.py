@@ -21,8 +21,7 @@ def read_report(path: Path) -> dict:
     for line in (path / MANIFEST).read_text().splitlines():
         digest, _, name = line.partition("  ")
         listed[name] = digest
-    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {MANIFEST}
-    if odd := present ^ set(listed):
+    if odd := _files(path) ^ set(listed):
         raise ValueError(f"{path} does not hold the files that {MANIFEST} lists; different: {', '.join(sorted(odd))}.")
     for name, digest in listed.items():
         if sha256(path / name) != digest:
@@ -31,9 +30,13 @@ def read_report(path: Path) -> dict:
 
 
 def write_manifest(folder: Path) -> None:
-    """Writes the SHA-256 of every file, in the format that `sha256sum -c` checks."""
-    files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    """Writes the SHA-256 of every other file, in the format that `sha256sum -c` checks."""
+    files = sorted(_files(folder))
     (folder / MANIFEST).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in files))
+
+
+def _files(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
 
 
 def sha256(path: Path) -> str:
