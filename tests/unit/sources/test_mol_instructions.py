@@ -70,6 +70,7 @@ def test_the_three_files_that_only_the_full_release_has(tmp_path):
         ("Please provide the energy separation between the highest occupied and lowest unoccupied molecular orbitals "
          "(HOMO-LUMO gap) of this molecule.", "gap"),
         ("What is the difference between HOMO and LUMO?", "gap"),
+        ("How large is the gap between the frontier orbitals?", "gap"),
     ],
 )  # fmt: skip
 def test_the_instruction_tells_which_orbital(instruction, subset):
@@ -124,10 +125,11 @@ def test_broken_archives_and_files_are_named(tmp_path):
     data = bytearray(whole.read_bytes())
     cut = tmp_path / "cut.zip"
     cut.write_bytes(data[: len(data) // 2])
-    data[len(data) // 2] ^= 0xFF
-    damaged = tmp_path / "damaged.zip"
-    damaged.write_bytes(data)
-    for path in (cut, damaged):
+    damaged = []
+    for place in (60, len(data) // 2):  # the first is no deflate stream any more, the second has a wrong checksum
+        damaged.append(tmp_path / f"damaged_at_{place}.zip")
+        damaged[-1].write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+    for path in (cut, *damaged):
         with pytest.raises(ValueError, match=rf"{path.name}: a broken archive, or not JSON, after "):
             list(read(path))
     short = tmp_path / "retrosynthesis.json"
