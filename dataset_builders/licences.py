@@ -93,8 +93,8 @@ def _report_without(unlicensed: Unlicensed, report: dict) -> dict:
     if not report["rows"]:
         raise ValueError("all rows are of sources that state no licence; nothing is left to publish")
     report["rows_by_source"] = [entry for entry in report["rows_by_source"] if entry["rows"]]
-    left = {entry["source"] for entry in report["rows_by_source"]}
-    report["sources"] = [name for name in report["sources"] if name in left]
+    emptied = {source for _, _, source in unlicensed} - {entry["source"] for entry in report["rows_by_source"]}
+    report["sources"] = [name for name in report["sources"] if name not in emptied]
     report["unlicensed"] = [
         {"source": source, "task": task, "split": split, "rows": count}
         for (task, split, source), count in sorted(unlicensed.items())

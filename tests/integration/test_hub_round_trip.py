@@ -4,10 +4,12 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +19,9 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+from dataset_builders.finish import finish
+from dataset_builders.folder import REPORT
+from dataset_builders.source import NOT_STATED
 from tests import tiny
 from tests.conftest import ROOT, SHARED
 
@@ -26,6 +31,7 @@ pytestmark = [
 ]
 
 MODEL, DATASET = "lab/omni-mol-tiny", "lab/omni-mol-starter"
+UNLICENSED = "molecular_weight"
 QUESTIONS = [
     ("molecular_weight", "CCO"),
     ("retrosynthesis", "c1ccccc1C(=O)NC"),
@@ -95,7 +101,34 @@ for split, rows in load_dataset(repo, streaming=True).items():
     found["streamed"][split] = list(rows)
 for task in tasks:
     found["tasks"][task] = {split: list(rows) for split, rows in load_dataset(repo, task).items()}
+found["streamed task"] = list(load_dataset(repo, tasks[0], split="test", streaming=True))
 json.dump(found, open(sys.argv[3], "w"))
+"""
+
+LOAD_TAGGED = """
+import json, sys
+from datasets import load_dataset
+
+repo, task = sys.argv[1:3]
+found = {revision: list(load_dataset(repo, task, split="train", revision=revision)) for revision in ("v1.0", "main")}
+json.dump(found, open(sys.argv[3], "w"))
+"""
+
+FETCH = """
+import hashlib, sys
+from pathlib import Path
+from huggingface_hub import DatasetCard
+from dataset_builders.download import fetch
+from dataset_builders.source import Download
+from omnimol_hf.mixture import load_mixture
+
+repo, folder = sys.argv[1], Path(sys.argv[2])
+card = DatasetCard.load(repo)
+rows = load_mixture(repo, "forward:0.5/logp", proportion=0.4)
+print("mixture", sorted((task, list(rows["task"]).count(task)) for task in set(rows["task"])))
+wanted = Download("lab/README.md", hub_id=repo, hub_file="README.md", sha256=sys.argv[3])
+print(fetch(wanted, folder), fetch(wanted, folder), (folder / "lab" / "README.md").read_text() == str(card))
+print("left over", sorted(path.name for path in folder.rglob("*")))
 """
 
 
@@ -150,7 +183,16 @@ def hub(tmp_path_factory):
         with urllib.request.urlopen(f"{url}/api/{repo}/tree/{revision}?recursive=true") as answer:
             return {item["path"] for item in json.load(answer) if item["type"] == "file"}
 
-    yield SimpleNamespace(run=run, files=files, log=log, blocked=blocked, url=url)
+    def get(path: str) -> str:
+        with urllib.request.urlopen(f"{url}/{path}") as answer:
+            return answer.read().decode()
+
+    def commit(repo: str) -> str | None:
+        """The newest commit, as it lies in the store; None without a repository."""
+        refs = folder / "store" / repo / "refs.json"
+        return json.loads(refs.read_text())["branches"]["main"] if refs.exists() else None
+
+    yield SimpleNamespace(run=run, files=files, get=get, commit=commit, log=log, blocked=blocked, url=url)
     server.shutdown()
 
 
@@ -259,37 +301,144 @@ def test_a_wrong_token_is_said_to_be_wrong(hub, pushed):
     assert "Traceback" not in process.stderr
 
 
-@pytest.fixture(scope="module")
-def dataset(hub, tmp_path_factory):
-    """A small starter dataset, built, pushed and loaded: the rows built, and the rows found."""
-    folder = tmp_path_factory.mktemp("data")
-    built = folder / "starter"
-    command = [sys.executable, "-m", "dataset_builders"]
-    success(hub.run(*command, "build", "--source", "starter", "--limit", "10", "--workers", "1", "--out", built))
-    success(hub.run(*command, "push", "--path", built, "--repo-id", DATASET))
+def parquet_rows(built: Path) -> dict[str, dict[str, list[dict]]]:
+    """task -> split -> rows of a built folder."""
     rows: dict = {}
     for file in sorted(built.glob("*/*.parquet")):
         rows.setdefault(file.parent.name, {})[file.name.split("-")[0]] = pq.read_table(file).to_pylist()
-    script = folder / "load.py"
-    script.write_text(LOAD_DATASET)
-    tasks = json.dumps(["forward_prediction", "logp"])
-    success(hub.run(sys.executable, script, DATASET, tasks, folder / "found.json", token=None))
-    return SimpleNamespace(rows=rows, found=json.loads((folder / "found.json").read_text()))
+    return rows
+
+
+def build_partly_unlicensed(hub, built: Path) -> None:
+    """Builds a small starter dataset, and takes the licence from all rows of one task and half of another's."""
+    command = [sys.executable, "-m", "dataset_builders", "build", "--source", "starter", "--limit", "10"]
+    success(hub.run(*command, "--num-proc", "1", "--out", built))
+    for file in [*(built / UNLICENSED).glob("*"), *(built / "logp").glob("train-*")]:
+        rows = pq.read_table(file)
+        licenses = [NOT_STATED if i % 2 or UNLICENSED in str(file) else "MIT" for i in range(len(rows))]
+        place = rows.schema.get_field_index("license")
+        pq.write_table(rows.set_column(place, rows.schema.field(place), [licenses]), file)
+    finish(built, json.loads((built / REPORT).read_text()))
+
+
+@pytest.fixture(scope="module")
+def dataset(hub, tmp_path_factory):
+    """A dataset built, pushed in several ways and loaded: the rows built, and the rows found."""
+    folder = tmp_path_factory.mktemp("data")
+    built = folder / "starter"
+    build_partly_unlicensed(hub, built)
+    made = SimpleNamespace(folder=folder, built=built, rows=parquet_rows(built), said={}, commits={}, logs={})
+
+    def push(name: str, *options: str, **kwargs) -> None:
+        before = len(hub.log.read_text())
+        command = [sys.executable, "-m", "dataset_builders", "push", "--path", built, "--repo-id", DATASET]
+        made.said[name] = hub.run(*command, *options, **kwargs)
+        made.logs[name] = hub.log.read_text()[before:]
+        made.commits[name] = hub.commit(f"datasets/{DATASET}")
+
+    def load(script: str, *arguments: str):
+        (folder / "load.py").write_text(script)
+        success(hub.run(sys.executable, folder / "load.py", DATASET, *arguments, folder / "found.json", token=None))
+        return json.loads((folder / "found.json").read_text())
+
+    push("wrong token", "--tag", "v1.0", token="hf_wrong")
+    push("first", "--tag", "v1.0")
+    success(made.said["first"])
+    made.readme = hub.get(f"datasets/{DATASET}/resolve/main/README.md")
+    made.files = hub.files(f"datasets/{DATASET}")
+    made.found = load(LOAD_DATASET, json.dumps(["forward_prediction", "logp"]))
+    (folder / "fetch.py").write_text(FETCH)
+    digest = hashlib.sha256(made.readme.encode()).hexdigest()
+    made.fetched = success(hub.run(sys.executable, folder / "fetch.py", DATASET, folder / "raw", digest, token=None))
+    push("again", "--tag", "v1.0")
+    push("other files", "--tag", "v1.0", "--include-unlicensed")
+    push("wrong token later", "--include-unlicensed", token="hf_wrong")
+    push("second", "--include-unlicensed")
+    made.tagged = load(LOAD_TAGGED, "logp")
+    made.published = {
+        task: {split: [row for row in rows if row["license"] != NOT_STATED] for split, rows in splits.items()}
+        for task, splits in made.rows.items()
+        if task != UNLICENSED
+    }
+    return made
 
 
 @pytest.mark.parametrize("how", ["all", "streamed"])
 def test_load_dataset_returns_the_rows_built(dataset, how):
     for split in ("train", "test"):
-        built = [row for task in sorted(dataset.rows) for row in dataset.rows[task].get(split, [])]
+        built = [row for task in sorted(dataset.published) for row in dataset.published[task].get(split, [])]
         found = sorted(dataset.found[how][split], key=lambda row: row["id"])
         assert found == sorted(built, key=lambda row: row["id"])
         assert len(found) > 10
 
 
 def test_load_dataset_with_a_task_returns_its_rows(dataset):
-    assert set(dataset.found["configs"]) == {"unified", *dataset.rows}
+    assert set(dataset.found["configs"]) == {"unified", *dataset.published}
     for task, splits in dataset.found["tasks"].items():
-        assert splits == {split: rows for split, rows in dataset.rows[task].items() if rows}
+        assert splits == {split: rows for split, rows in dataset.published[task].items() if rows}
+    assert dataset.found["streamed task"] == dataset.published["forward_prediction"]["test"]
+
+
+def test_rows_without_a_licence_stay_at_home_and_are_named(dataset):
+    every = [row for splits in dataset.rows.values() for rows in splits.values() for row in rows]
+    lost = Counter(row["source"] for row in every if row["license"] == NOT_STATED)
+    for source, count in lost.items():
+        assert f"not published: {count} rows of {source}, which states no licence" in dataset.said["first"].stdout
+    assert "not published" not in dataset.said["second"].stdout
+    assert not [name for name in dataset.files if name.startswith(UNLICENSED)]
+    assert list(dataset.folder.glob(".*")) == []  # the copy that was made aside
+
+
+def test_a_tag_loads_what_was_pushed_under_it(dataset):
+    assert dataset.tagged["v1.0"] == dataset.published["logp"]["train"]
+    assert dataset.tagged["main"] == dataset.rows["logp"]["train"]
+    assert len(dataset.tagged["v1.0"]) < len(dataset.tagged["main"])
+    assert dataset.commits["first"] != dataset.commits["second"]
+
+
+def test_a_tag_that_is_there_is_never_moved(dataset):
+    assert dataset.said["again"].returncode == 0
+    assert "holds these very files under the tag v1.0 already; nothing was uploaded" in dataset.said["again"].stdout
+    refused = dataset.said["other files"]
+    assert refused.returncode == 1
+    said = f"error: {DATASET} has the tag v1.0 on commit {dataset.commits['first'][:8]}, which holds other files"
+    assert refused.stderr.splitlines()[-1].startswith(said)
+    assert dataset.commits["first"] == dataset.commits["again"] == dataset.commits["other files"]
+
+
+@pytest.mark.parametrize(("when", "before"), [("wrong token", None), ("wrong token later", "other files")])
+def test_a_wrong_token_is_refused_with_nothing_half_pushed(dataset, when, before):
+    process = dataset.said[when]
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1] == "error: the Hub does not accept the access token (401)"
+    assert "Traceback" not in process.stderr
+    assert dataset.commits[when] == (dataset.commits[before] if before else None)
+    assert "GET /api/whoami-v2 401" in dataset.logs[when]
+    assert not re.search("POST|PUT|DELETE", dataset.logs[when])
+
+
+def test_a_push_is_one_commit(dataset):
+    for name in ("first", "second"):
+        assert success(dataset.said[name])
+        assert dataset.logs[name].count(f"POST /api/datasets/{DATASET}/commit/main 200") == 1
+    assert dataset.logs["first"].count(f"POST /api/datasets/{DATASET}/tag/") == 1
+
+
+def test_the_card_is_there_with_its_pictures(dataset):
+    assert dataset.readme.startswith("---\n")
+    pictures = set(re.findall(r"!\[[^]]*\]\(([^)]+)\)", dataset.readme))
+    assert pictures
+    assert pictures <= dataset.files
+    assert {"README.md", "build_report.json", "SHA256SUMS"} <= dataset.files
+
+
+def test_files_and_mixtures_come_from_the_hub(dataset):
+    wanted = [("forward_prediction", 0.2), ("logp", 0.4)]
+    counts = [(task, round(share * len(dataset.published[task]["train"]))) for task, share in wanted]
+    lines = dataset.fetched.splitlines()
+    assert f"mixture {counts}" in lines
+    assert "fetched there True" in lines
+    assert "left over ['README.md', 'lab']" in lines
 
 
 def test_nothing_but_loopback_was_contacted(hub, loaded, dataset):
