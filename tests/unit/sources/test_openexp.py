@@ -107,14 +107,16 @@ def test_broken_files_are_named(tmp_path, data, message):
 
 def test_names_go_by_role_and_the_mapping_is_kept():
     molecules, roles, text = rename_components(
-        "ADD acetyl chloride (2 g) ; ADD acetyl chloride solution ; ADD CCN ; ADD DCM; STIR with DCM-d2, DCM ; "
+        "ADD acetyl chloride (2 g) ; ADD acetyl chloride solution ; ADD CCN ; ADD DCM; STIR with DCM-d2, DCM and non-DCM ; "
         "YIELD the title compound (1.2 g).",
         {"Reactants": ["CCN", "CC(=O)Cl"], "Product": ["CCNC(C)=O"], "Solvents": ["ClCCl"]},
         {"acetyl chloride": "CC(=O)Cl", "DCM": "ClCCl", "brine": "O", "acetyl chloride solution": "CC(=O)Cl"},
     )
     assert molecules == {"$1$": "CCN", "$2$": "CC(=O)Cl", "$-1$": "CCNC(C)=O", "$3$": "ClCCl"}
     assert roles == {"Reactants": ("$1$", "$2$"), "Product": ("$-1$",), "Solvents": ("$3$",)}
-    assert text == "ADD $2$ (2 g) ; ADD $2$ ; ADD $1$ ; ADD $3$; STIR with DCM-d2, $3$ ; YIELD $-1$ (1.2 g)."
+    assert (
+        text == "ADD $2$ (2 g) ; ADD $2$ ; ADD $1$ ; ADD $3$; STIR with DCM-d2, $3$ and non-DCM ; YIELD $-1$ (1.2 g)."
+    )
 
 
 @pytest.mark.parametrize(
