@@ -107,8 +107,8 @@ def test_broken_files_are_named(tmp_path, data, message):
 
 def test_names_go_by_role_and_the_mapping_is_kept():
     molecules, roles, text = rename_components(
-        "ADD acetyl chloride (2 g) ; ADD acetyl chloride solution ; ADD CCN ; ADD DCM; STIR with DCM-d2, DCM and non-DCM ; "
-        "YIELD the title compound (1.2 g).",
+        "ADD acetyl chloride (2 g) ; ADD acetyl chloride solution ; ADD CCN ; ADD DCM; STIR with DCM-d2, DCM and "
+        "non-DCM ; YIELD the title compound (1.2 g).",
         {"Reactants": ["CCN", "CC(=O)Cl"], "Product": ["CCNC(C)=O"], "Solvents": ["ClCCl"]},
         {"acetyl chloride": "CC(=O)Cl", "DCM": "ClCCl", "brine": "O", "acetyl chloride solution": "CC(=O)Cl"},
     )
