@@ -16,7 +16,7 @@ import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,7 +193,8 @@ def _make_parts(folder: Path, streams: list[Stream], drops: Drops, options: Opti
     ids: Counter = Counter()
     parts: list[list[Path]] = []
     workers = options.workers or len(os.sched_getaffinity(0))
-    with _workers(workers) as executor, tqdm(desc="records", unit="", unit_scale=True) as bar:
+    generated = any(stream.path is None for stream in streams)
+    with _workers(workers, generated) as executor, tqdm(desc="records", unit="", unit_scale=True) as bar:
         pending: deque[Future] = deque()
         for number, stream in enumerate(streams):
             parts.append([])
@@ -223,13 +224,17 @@ def _with_ids(items: Items, source: str, ids: Counter) -> Iterator[tuple[str, Re
 
 
 @contextmanager
-def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes with one OpenMP thread each.
+def _workers(count: int, alone: bool) -> Iterator[Executor]:
+    """Processes with one OpenMP thread each; for `count` 1 a thread of this process, unless they must be `alone`.
 
-    More would spin against each other, and sums in tblite would depend on the core count. Children inherit the setting
+    More threads would spin against each other, and sums in tblite would depend on the core count. Children inherit the setting
     from the environment, because OpenMP reads it when torch, which comes first, is loaded. They are spawned: a forked
     child would inherit the locks of whatever threads the caller has running.
     """
+    if count == 1 and not alone:
+        with ThreadPoolExecutor(1) as executor:
+            yield executor
+        return
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:

@@ -17,6 +17,7 @@ from omnimol_hf.tasks import ALL_TASKS, Task
 _FIELD = re.compile(r"{(\w+)}")
 _NOT_MOLECULES = {"text", "value", "components"}
 PRODUCT = "$-1$"
+"""The main product of a procedure; further ones are `$-2$`, ..."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def _reaction_keys(task: Task, roles: dict[str, list[Component]], skeletons: boo
     A retrosynthesis row is given nothing but the product: its reactants count as given.
     """
     product = roles.get("product") or roles.get(PRODUCT) or []
-    others = {role: molecules for role, molecules in roles.items() if role not in ("product", PRODUCT)}
+    others = {role: molecules for role, molecules in roles.items() if role != "product" and not role.startswith("$-")}
     asked = others.values() if task.answer == "procedure" else [others.get("reactants", [])]
     given = [one for molecules in asked for one in molecules]
     known = [one for molecules in others.values() for one in molecules]

@@ -100,6 +100,16 @@ def test_graph_of_a_procedure_is_what_its_input_lists():
     assert result["graph_smiles"] == listed == ["CCO", "CC(=O)Cl", "CCO"]
 
 
+def test_further_products_are_not_given():
+    molecules = {"$1$": "CCO", "$2$": "CC(=O)Cl", "$-1$": "CCOC(C)=O"}
+    one = row(
+        "experiment_procedure", molecules, roles={"Reactants": ("$1$", "$2$"), "Product": ("$-1$",)}, text="STIR"
+    )
+    roles = {"Reactants": ("$1$", "$2$"), "Product": ("$-1$", "$-2$")}
+    two = row("experiment_procedure", molecules | {"$-2$": "Cl"}, roles=roles, text="STIR")
+    assert [one[key] for key in ("subject", "given", "known")] == [two[key] for key in ("subject", "given", "known")]
+
+
 def test_selfies_are_read_and_written_anew():
     made = row("retrosynthesis", {"product": "[O][C][C]", "reactants": "[C][=C].[O]"}, notation="selfies")
     assert (made["input"], made["output"]) == ("[C][C][O]", "[C][=C].[O]")
