@@ -134,7 +134,8 @@ def _push(options: argparse.Namespace) -> None:
         include_unlicensed=options.include_unlicensed,
     )
     print(url)
-    print(f"load with: load_dataset({options.repo_id!r})")
+    revision = f", revision={options.tag!r}" if options.tag else ""
+    print(f"load with: load_dataset({options.repo_id!r}{revision})")
 
 
 if __name__ == "__main__":

@@ -227,9 +227,9 @@ def _with_ids(items: Items, source: str, ids: Counter) -> Iterator[tuple[str, Re
 def _workers(count: int, alone: bool) -> Iterator[Executor]:
     """Processes with one OpenMP thread each; for `count` 1 a thread of this process, unless they must be `alone`.
 
-    More threads would spin against each other, and sums in tblite would depend on the core count. Children inherit the setting
-    from the environment, because OpenMP reads it when torch, which comes first, is loaded. They are spawned: a forked
-    child would inherit the locks of whatever threads the caller has running.
+    More threads would spin against each other, and sums in tblite would depend on the core count. Children inherit the
+    setting from the environment, because OpenMP reads it when torch, which comes first, is loaded. They are spawned: a
+    forked child would inherit the locks of whatever threads the caller has running.
     """
     if count == 1 and not alone:
         with ThreadPoolExecutor(1) as executor:
