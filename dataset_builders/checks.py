@@ -131,7 +131,7 @@ def _gap_faults(tables: list[pa.Table]) -> Iterator[str]:
     rows = pa.concat_tables(tables).combine_chunks().sort_by("key")
     keys, subsets, values = (rows[name].to_numpy() for name in ("key", "subset", "value"))
     for group in np.split(np.arange(len(keys)), np.flatnonzero(np.diff(keys)) + 1):
-        energies = [values[group[subsets[group] == name]] for name in ("HOMO", "LUMO", "gap")]
+        energies = [np.unique(values[group[subsets[group] == name]]) for name in ("HOMO", "LUMO", "gap")]
         if sets := list(product(*energies)):
             homo, lumo, gap = min(sets, key=lambda one: abs(one[1] - one[0] - one[2]))
             fits = abs(lumo - homo - gap) <= GAP_TOLERANCE

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from dataset_builders.card import render_card
 from dataset_builders.checks import Checks
-from dataset_builders.folder import MANIFEST, REPORT, write_manifest
+from dataset_builders.folder import REPORT, write_manifest
 from dataset_builders.plots import draw_figures
 from dataset_builders.statistics import TaskStatistics, read_numbers
 from omnimol_hf.tasks import ALL_TASKS
@@ -27,7 +27,6 @@ def finish(folder: Path, report: dict) -> None:
     Raises:
         ValueError: if the shards do not hold the rows that the report counts.
     """
-    (folder / MANIFEST).unlink(missing_ok=True)
     statistics, report["checks"] = _measure(folder, report["rows"])
     report["statistics"] = {task: found.summary() for task, found in statistics.items()}
     draw_figures(folder / "figures", statistics, report)

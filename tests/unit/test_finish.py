@@ -18,7 +18,7 @@ from datasets.utils.info_utils import NonMatchingSplitsSizesError
 from dataset_builders import checks, finish
 from dataset_builders.card import render_card
 from dataset_builders.folder import MANIFEST, read_report
-from dataset_builders.schema import FEATURES, SPLITS
+from dataset_builders.schema import FEATURES, SPLITS, stable_hash
 from dataset_builders.statistics import QUANTILES, Lengths, TaskStatistics, read_numbers
 from omnimol_hf.chemistry_omnimol import smiles_to_selfies
 from omnimol_hf.tasks import ALL_TASKS
@@ -382,6 +382,7 @@ def test_samples_are_even_and_the_same_each_time():
     again.add(task, table.slice(0, 5), None)
     again.add(task, table.slice(5), None)
     assert vars(first.molecules) == vars(again.molecules)
+    assert first.molecules.checked == sum(stable_hash(one["id"]) % 8 == 0 for one in rows)
     assert 0.8 * checks.SAMPLE < first.molecules.checked < 1.2 * checks.SAMPLE
 
 
