@@ -176,7 +176,9 @@ def _overlaps(overlaps: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Figure
     both = figure.subplots(1, 2, sharey=True)
     for axes, table, when in zip(both, tables, ("before", "after"), strict=True):
         _heat(axes, table, [_words(line) for line in lines], [_words(column) for column in columns], tables[0].max())
-        axes.set_title(f"{when}: {int(table.sum()):,}", loc="left", fontsize=10, color=_INK)
+        axes.set_title(
+            f"{when}: {int(table.sum()):,} (a row counts in each column)", loc="left", fontsize=10, color=_INK
+        )
     both[0].set_ylabel("train rows of", fontsize=9, color=_GREY)
     figure.suptitle(
         "Train rows that overlap with test or validation rows (columns), before and after removal",
