@@ -324,7 +324,13 @@ class OmniMolProcessor(ProcessorMixin):
         return messages
 
     def task_messages(
-        self, task: str, molecule: str | None = None, *, selfies: str | None = None, instruction: str | None = None
+        self,
+        task: str,
+        molecule: str | None = None,
+        *,
+        selfies: str | None = None,
+        text: str | None = None,
+        instruction: str | None = None,
     ) -> list[dict[str, Any]]:
         """The chat with which the model was trained for a task, for a molecule or reaction of your own.
 
@@ -332,6 +338,7 @@ class OmniMolProcessor(ProcessorMixin):
             task: one of `task_prompts`, for example `"molecular_weight"`.
             molecule: SMILES; a reaction as `reactants>>product`, several molecules joined by `.`, main one first.
             selfies: the same in SELFIES, instead of `molecule`.
+            text: the name or description, for a task that asks for the molecule that goes with it.
             instruction: the question; default: one of training. For `description_qa` and `homo_lumo` it says what is
                 asked for.
 
@@ -340,10 +347,15 @@ class OmniMolProcessor(ProcessorMixin):
         """
         if task not in self.task_prompts:
             raise ValueError(f"unknown task {task!r}; this processor knows {sorted(self.task_prompts)}")
-        if (molecule is None) == (selfies is None):
-            raise ValueError("give exactly one of molecule (SMILES) and selfies")
-        sequence = selfies if molecule is None else _selfies_of(molecule)
         prompt = self.task_prompts[task]
+        takes = ("text",) if prompt["graph_rule"] == "none" else ("molecule", "selfies")
+        values = {"molecule": molecule, "selfies": selfies, "text": text}
+        given = [name for name, value in values.items() if value is not None]
+        if len(given) != 1 or given[0] not in takes:
+            raise ValueError(
+                f"give exactly one of molecule (SMILES), selfies and text; {task} takes {' or '.join(takes)}"
+            )
+        sequence = values[given[0]] if molecule is None else _selfies_of(molecule)
         row = {
             "task": task,
             "instruction": instruction or prompt["instruction"],

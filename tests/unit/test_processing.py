@@ -14,7 +14,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from omnimol_hf import OmniMolProcessor
 from omnimol_hf.chemistry_omnimol import canonical_smiles, mol_from_smiles, selfies_to_smiles, smiles_to_selfies
-from omnimol_hf.tasks import TASKS
+from omnimol_hf.tasks import ALL_TASKS, TASKS
 from tests import tiny
 
 GRAPH = "<|reserved_special_token_0|>"
@@ -462,10 +462,22 @@ def test_task_mistakes_are_named():
         processor.task_messages("weight", "CCO")
     with pytest.raises(ValueError, match="unknown task 'weight'"):
         processor.row_messages({"task": "weight"})
-    for given in ({}, {"molecule": "C", "selfies": "[C]"}):
+    for task, given in (
+        ("logp", {}),
+        ("logp", {"molecule": "C", "selfies": "[C]"}),
+        ("logp", {"text": "ethanol"}),
+        ("iupac_to_selfies", {"molecule": "C"}),
+    ):
         with pytest.raises(ValueError, match="exactly one of molecule"):
-            processor.task_messages("logp", **given)
+            processor.task_messages(task, **given)
     with pytest.raises(ValueError, match="is not a reaction"):
         processor.task_messages("reagent_prediction", "CCO")
     with pytest.raises(ValueError, match=r"SMILES 'CC\('"):
         processor.task_messages("logp", "CC(")
+
+
+def test_task_messages_for_a_task_that_asks_about_words():
+    processor = tiny.processor()
+    (message,) = processor.task_messages("iupac_to_selfies", text="ethanol")
+    first = ALL_TASKS["iupac_to_selfies"].instructions[0]
+    assert processor.apply_chat_template([message]).endswith(user(f"{first} The IUPAC name is: ethanol"))

@@ -18,7 +18,6 @@ from dataset_builders.sources.starter.reactions import BLOCK, BLOCK_LICENSE, Rea
 from omnimol_hf.tasks import EXTRA_TASKS, TASKS
 
 VERSION = "1"
-CARD_LICENSE = "bsd-3-clause"
 SUMMARY = (
     "Real molecules from the files that every RDKit wheel ships, with labels *computed* by named tools. It needs no "
     "download and exists to try the pipeline end to end; it is not a benchmark, and scores on it compare with nothing "
