@@ -10,7 +10,7 @@ one by one, and each gives one record or one drop for either task.
   react: it splits salts, and calls the rest of the flask agents.
 - Roles were assigned by a program or by the chemist, and are noisy. A molecule counts once, whichever stock solutions
   bring it; a mixed solvent is split; salts are no solvents (brine is water); a catalyst is not what is a solvent, in
-  this reaction or always; nothing in the answer stands in the question.
+  this reaction or always; no compound of the answer stands in the question (crystal water and counter-ions may).
 - An answer that would be incomplete, because a solvent or catalyst has a name but no SMILES, is dropped.
 """
 
