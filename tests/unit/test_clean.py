@@ -184,3 +184,20 @@ def test_keys():
     assert forward["subject"] == retro["subject"] == reagent["subject"]
     assert set(retro["given"]) == set(reagent["given"]) < set(forward["given"])
     assert set(reagent["known"]) == set(forward["known"])
+
+
+def test_editing_is_keyed_on_the_molecule_that_is_asked_about():
+    edit = row("molecule_editing", {"molecule": "CCO", "edited": "CCN"}, instruction="Make it an amine.")
+    assert edit["subject"] == row("logp", {"molecule": "CCO"}, value=0.0)["subject"]
+    named = row("iupac_to_selfies", {"molecule": "CCO"}, text="ethanol")
+    assert named["subject"] == edit["subject"]  # asked in words: the molecule is the answer
+
+
+def test_split_of_a_reaction_does_not_depend_on_the_order_of_its_components():
+    for n in range(1, 40):
+        one, two = f"{'C' * n}O", "CC(=O)Cl"
+        splits = {
+            row("retrosynthesis", {"reactants": f"{a}.{b}", "product": f"{'C' * n}OC(C)=O"})["split"]
+            for a, b in ((one, two), (two, one))
+        }
+        assert len(splits) == 1

@@ -7,7 +7,7 @@ import pytest
 from dataset_builders.clean import Origin, clean
 from dataset_builders.decontaminate import decide
 from dataset_builders.parts import SCHEMA
-from dataset_builders.schema import Record
+from dataset_builders.schema import Record, split_of
 from omnimol_hf.tasks import ALL_TASKS
 
 ESTER = {"reactants": "CCO.CC(=O)O", "product": "CCOC(C)=O"}
@@ -170,3 +170,10 @@ def test_none_removes_nothing_and_counts_as_exact_does():
     assert none.keep.all()
     assert none.before == none.after == exact.before
     assert np.array_equal(none.leaks, ~exact.keep)
+
+
+def test_a_repeat_in_another_split_is_a_leak_not_a_repeat():
+    held_out = next("C" * n for n in range(1, 100) if split_of("C" * n) == "test")
+    found = decision([molecule("logp", held_out, "train"), molecule("logp", held_out, "")])
+    assert found.repeats.tolist() == [False, False]
+    assert found.keep.tolist() == [False, True]
