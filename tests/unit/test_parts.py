@@ -48,6 +48,7 @@ def test_examples_are_few_however_they_come_together():
     one = Drops()
     for number in range(5):
         one.add("logp", "book", "torn", str(number))
+    assert one.listed()[0]["examples"] == ["0", "1", "2"]
     both = Drops()
     both.merge(one.listed())
     both.merge(one.listed())
