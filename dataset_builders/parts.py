@@ -42,7 +42,7 @@ class Drops:
         key = (task, source, reason)
         self.counts[key] += count
         examples = self.examples.setdefault(key, [])
-        if example and len(examples) < EXAMPLES:
+        if example and example not in examples and len(examples) < EXAMPLES:
             examples.append(example)
 
     def merge(self, listed: list[dict]) -> None:

@@ -5,8 +5,8 @@ from omnimol_hf.tasks.base import Task
 MOLECULAR_CAPTIONING = Task(
     name="molecular_captioning",
     category="description",
-    # The paper prints this sentence with the word SELFIES, the authors' code without it: the paper is followed here.
-    prompt="{instruction} The compound SELFIES sequence is: {input}",
+    # The authors' data lack the word SELFIES here, which the paper prints (J.5) and other tasks have: data decide.
+    prompt="{instruction} The compound sequence is: {input}",
     graph_rule="whole",
     answer="text",
     record_input="{molecule}",

@@ -43,7 +43,7 @@ NUMBERS = {
     "complexity": (r"The Complexity for the input molecule is (\d+\.\d\d)\.", 2),
     "molecular_weight": (r"The Molecular Weight for the input molecule is (\d+\.\d\d) g/mol\.", 2),
 }
-"""Task -> the whole answer, and decimals, as in Section 1.5 of the facts."""
+"""Task -> the whole answer, and decimals, as 3D-MoIT and the authors write them."""
 LICENCES = {
     "mol_instructions": "CC-BY-4.0",
     "uspto_500_mt": "MIT",

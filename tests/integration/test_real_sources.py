@@ -224,7 +224,7 @@ def faults_of_frame(row):
 
 
 FIRST_MOLECULE = {"forward_prediction", "description_qa", "tpsa", "complexity"}
-"""Tasks of whose input the first component becomes the graph (facts 1.3); of the others all of the left side."""
+"""Tasks of whose input the first component becomes the graph; of the others all of the left side."""
 
 
 GOLDEN = {
@@ -240,12 +240,11 @@ GOLDEN = {
     "molecular_weight": (" The molecule SELFIES sequence is: ", ""),
     "tpsa": (" The compound SELFIES sequence is: ", ""),
     "complexity": (" The compound SELFIES sequence is: ", ""),
-    # The facts have the authors' code, without the word SELFIES; the task follows Appendix J.5, which has it.
-    "molecular_captioning": (" The compound SELFIES sequence is: ", ""),
+    "molecular_captioning": (" The compound sequence is: ", ""),
     "description_qa": (" The compound SELFIES sequence is: ", ""),
     "experiment_procedure": ("", ". The Action Sequence: "),
 }
-"""Task -> what stands between instruction and input, and after the input (Section 1.3 of the facts)."""
+"""Task -> what stands between instruction and input, and after the input, in the authors' data."""
 
 
 def test_user_texts_of_golden_rows(rows):

@@ -24,7 +24,7 @@ GOLDEN = {
     "tpsa": ("TPSA?", "[C][O]", "TPSA? The compound SELFIES sequence is: [C][O]"),
     "complexity": ("How complex?", "[C][O]", "How complex? The compound SELFIES sequence is: [C][O]"),
     "molecular_weight": ("Weight?", "[C][O]", "Weight? The molecule SELFIES sequence is: [C][O]"),
-    "molecular_captioning": ("Describe it.", "[C][O]", "Describe it. The compound SELFIES sequence is: [C][O]"),
+    "molecular_captioning": ("Describe it.", "[C][O]", "Describe it. The compound sequence is: [C][O]"),
     "description_qa": ("Is it toxic?", "[C][O]", "Is it toxic? The compound SELFIES sequence is: [C][O]"),
     "experiment_procedure": ("How is it made?", COMPONENTS, f"How is it made?{COMPONENTS}. The Action Sequence: "),
     "iupac_to_selfies": ("Translate.", "methanol", "Translate. The IUPAC name is: methanol"),
