@@ -51,7 +51,10 @@ SOURCE = Source(
         )
     ),
     left_out="The augmented variant (Orgsyn_Aug) and the Pistachio data, which the publisher may not pass on.",
-    notes="Solvents, catalysts and reagents are not told apart: all stand under `Reactants`.",
+    notes=(
+        "Solvents, catalysts and reagents are not told apart: all stand under `Reactants`. Validation serves as test "
+        "(or train) where that file is absent."
+    ),
 )
 
 
