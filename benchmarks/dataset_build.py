@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from importlib.metadata import version
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -165,13 +165,12 @@ def plot(runs: list[dict], path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     columns = (("seconds", 60, "minutes"), ("peak_rss_bytes", 2**30, "peak memory, GiB"))
-    for (axis, (column, unit, label)), workers in product(
-        zip(axes, columns, strict=True), sorted({run["workers"] for run in runs})
-    ):
-        chosen = [run for run in runs if run["workers"] == workers]
-        name = f"{workers} process{'es' * (workers > 1)}"
-        axis.plot([run["rows"] / 1e6 for run in chosen], [run[column] / unit for run in chosen], "o-", label=name)
-        axis.set(xlabel="rows, millions", ylabel=label, xlim=(0, None), ylim=(0, None))
+    for axis, (column, unit, label) in zip(axes, columns, strict=True):
+        for workers in sorted({run["workers"] for run in runs}):
+            chosen = [run for run in runs if run["workers"] == workers]
+            name = f"{workers} process{'es' * (workers > 1)}"
+            axis.plot([run["rows"] / 1e6 for run in chosen], [run[column] / unit for run in chosen], "o-", label=name)
+        axis.set(xlabel="rows, millions", ylabel=label, xlim=(0, None), ylim=(0, None))  # once all lines are there
         axis.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
