@@ -104,12 +104,20 @@ class OmniMolPreTrainedModel(PreTrainedModel):
     _keep_in_fp32_modules_strict = ["graph_encoder"]
 
 
+def _cast_input(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    return (args[0].to(next(module.parameters()).dtype),)
+
+
 def build_projector(config: OmniMolConfig) -> nn.Module:
     """The map from atom vectors to the language model's embeddings: linear (paper) or Linear, SiLU, Linear."""
     graph_width, hidden = config.graph_config.hidden_size, config.text_config.hidden_size
     if config.projector == "linear":
-        return nn.Linear(graph_width, hidden)
-    return nn.Sequential(nn.Linear(graph_width, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        projector = nn.Linear(graph_width, hidden)
+    else:
+        projector = nn.Sequential(nn.Linear(graph_width, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+    # Atom vectors are fp32. Only the module itself knows its dtype: an adapter may put an fp32 copy in its place.
+    projector.register_forward_pre_hook(_cast_input)
+    return projector
 
 
 class OmniMolModel(OmniMolPreTrainedModel):
@@ -152,7 +160,7 @@ class OmniMolModel(OmniMolPreTrainedModel):
                 f"but atom_features has {atom_features.shape[-1]}: give the processor the same graph_features"
             )
         atoms = self.graph_encoder(atom_features, bond_index, bond_features)
-        projected = self.projector(atoms.to(next(self.projector.parameters()).dtype))
+        projected = self.projector(atoms)
         return projected if atom_index is None else projected[atom_index]
 
     def embed(

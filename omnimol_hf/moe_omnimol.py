@@ -64,6 +64,22 @@ def _by_expert(chosen: Tensor, weights: Tensor, num_experts: int) -> list[tuple[
     return list(zip(tokens, weights.flatten()[order].unsqueeze(-1).split(counts), strict=True))
 
 
+def adaptive_gamma(alpha: float, rank: int, p: float | Tensor, alpha_offset: Tensor, beta: Tensor) -> Tensor:
+    """gamma = (alpha + alpha_offset) / rank**p + beta, the paper's adaptive coefficient (Section 3.4), elementwise.
+
+    Args:
+        alpha: where alpha starts.
+        rank: r of the low-rank matrices; ||r||_p means r**p.
+        p: 1 for LoRA's start, 0.5 for rsLoRA's.
+        alpha_offset, beta: what is learnt, of equal shape; both start at 0.
+
+    Returns:
+        Their shape, in fp32 or wider, for in bf16 small steps of the offsets would be lost.
+    """
+    dtype = torch.promote_types(alpha_offset.dtype, torch.float32)
+    return (alpha + alpha_offset.to(dtype)) / rank**p + beta.to(dtype)
+
+
 class LowRankExperts(nn.Module):
     """The low-rank deltas of all experts of a layer, stacked: W_e = W + gamma_e B_e A_e for gate, up and down.
 
@@ -80,7 +96,7 @@ class LowRankExperts(nn.Module):
         hidden, intermediate = text.hidden_size, text.intermediate_size
         self.num_experts = experts
         self.alpha = config.expert_alpha
-        self.rank_norm = rank**config.gamma_p
+        self.rank, self.gamma_p = rank, config.gamma_p
         self.dropout = nn.Dropout(config.expert_dropout)
         self.act_fn = ACT2FN[text.hidden_act]
         self.gate_A = nn.Parameter(torch.empty(experts, rank, hidden))
@@ -108,7 +124,7 @@ class LowRankExperts(nn.Module):
 
     def gamma(self) -> Tensor:
         """gamma `(3, E)` in fp32, rows in the order gate, up, down."""
-        return (self.alpha + self.gamma_alpha.float()) / self.rank_norm + self.gamma_beta.float()
+        return adaptive_gamma(self.alpha, self.rank, self.gamma_p, self.gamma_alpha, self.gamma_beta)
 
     def delta(self, projection: str, expert: int) -> Tensor:
         """The full-size matrix gamma B A `(out_features, in_features)` that one expert adds to one projection."""
@@ -131,14 +147,13 @@ class LowRankExperts(nn.Module):
         """
         dtype, tokens = gate.dtype, hidden_states.shape[0]
         gamma = self.gamma().to(dtype)
-        rank = self.gate_A.shape[1]
         # One product for A of gate and up of all experts. One dropout mask for all experts, here and before down.
         first = torch.cat([self.gate_A, self.up_A], dim=1).flatten(0, 1).to(hidden_states.dtype)
-        low = F.linear(self.dropout(hidden_states), first).view(tokens, self.num_experts, 2 * rank)
+        low = F.linear(self.dropout(hidden_states), first).view(tokens, self.num_experts, 2 * self.rank)
         keep = self.dropout(torch.ones_like(gate)) if self.training and self.dropout.p else None
         activation, low_rank = torch.zeros_like(gate), torch.zeros_like(hidden_states, dtype=dtype)
         for e, (rows, weight) in enumerate(_by_expert(chosen, weights, self.num_experts)):
-            low_gate, low_up = low[:, e].index_select(0, rows).split(rank, dim=-1)
+            low_gate, low_up = low[:, e].index_select(0, rows).split(self.rank, dim=-1)
             gate_e = gate.index_select(0, rows) + F.linear(low_gate * gamma[0, e], self.gate_B[e].to(low.dtype))
             up_e = up.index_select(0, rows) + F.linear(low_up * gamma[1, e], self.up_B[e].to(low.dtype))
             weighted = (self.act_fn(gate_e) * up_e * weight).to(dtype)
@@ -229,4 +244,11 @@ def sequence_balance_loss(router_logits: tuple[Tensor, ...], top_k: int, attenti
     return torch.stack(per_layer).mean(0)
 
 
-__all__ = ["AnchorReconcileMoE", "FullExperts", "LowRankExperts", "OmniMolRouter", "sequence_balance_loss"]
+__all__ = [
+    "AnchorReconcileMoE",
+    "FullExperts",
+    "LowRankExperts",
+    "OmniMolRouter",
+    "adaptive_gamma",
+    "sequence_balance_loss",
+]

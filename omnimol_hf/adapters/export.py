@@ -1,0 +1,146 @@
+"""What a trained adapter is published as.
+
+- `folded`: a stock PEFT LoRA adapter, gamma multiplied into B, for `PeftModel.from_pretrained` on any machine.
+- `merged`: the whole model with the adapter in its weights, for `AutoModel` without PEFT; experts stay deltas.
+- `full-experts`: the same with every expert a feed-forward network of its own (`expert_training="full"`).
+
+All three give the logits of the adapter; none holds a pickle.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoProcessor, PreTrainedModel
+
+from omnimol_hf.adapters.config import AdaptiveLoraConfig, AdaptivePeftType
+from omnimol_hf.adapters.layer import GAMMA_PARAMETERS, limited_gamma
+from omnimol_hf.dense_llama import local_folder
+from omnimol_hf.llama_licence import copy_legal_files
+from omnimol_hf.moe_omnimol import PROJECTIONS, AnchorReconcileMoE
+from omnimol_hf.training import whole_folder
+
+FORMATS = ("folded", "merged", "full-experts")
+_OWN_KEYS = {f.name for f in fields(AdaptiveLoraConfig)} - {f.name for f in fields(LoraConfig)}
+
+
+def export(adapter: str | Path, to: str, out: str | Path, base: str | Path | None = None) -> None:
+    """Write a trained adapter as a stock adapter or as a whole model.
+
+    Args:
+        adapter: folder that `save_pretrained` or a checkpoint of the trainer made.
+        to: one of `FORMATS`.
+        out: folder to make; it is there whole or not at all.
+        base: the model that the adapter was trained on; None: what the adapter names. `folded` does without.
+
+    Raises:
+        ValueError: for folders and formats that this cannot be done with.
+    """
+    adapter, out = Path(adapter), Path(out)
+    if to not in FORMATS:
+        raise ValueError(f"the format is {to!r}; expected one of {FORMATS}")
+    if out.exists():
+        raise ValueError(f"{out} exists already; give a new folder")
+    if missing := [name for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME) if not (adapter / name).is_file()]:
+        raise ValueError(f"{adapter} is no adapter in safetensors: it has no {' and no '.join(missing)}")
+    settings = json.loads((adapter / CONFIG_NAME).read_text())
+    if to == "folded":
+        if settings["peft_type"] != AdaptivePeftType.ADAPTIVE_LORA:
+            raise ValueError(f"{adapter} has peft_type {settings['peft_type']!r}: there is no gamma to fold")
+        tensors = fold(load_file(adapter / SAFETENSORS_WEIGHTS_NAME), settings)
+        with whole_folder(out) as aside:
+            save_file(tensors, aside / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+            (aside / CONFIG_NAME).write_text(json.dumps(stock_settings(settings), indent=2, sort_keys=True) + "\n")
+            if (adapter / "README.md").is_file():
+                shutil.copyfile(adapter / "README.md", aside / "README.md")
+            copy_legal_files(adapter, aside, version=None)
+        return
+    base = base or settings["base_model_name_or_path"]
+    if not base:
+        raise ValueError(f"{adapter} does not say which model it was trained on: give that one as base")
+    folder = local_folder(base)
+    with whole_folder(out) as aside:
+        _save_model(merged_model(folder, adapter), aside, full_experts=to == "full-experts")
+        if (folder / "processor_config.json").is_file():
+            AutoProcessor.from_pretrained(folder).save_pretrained(aside)
+        copy_legal_files(folder, aside, version=None)
+
+
+def fold(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a stock LoRA adapter whose scale is 1: B times gamma in B's place, and no gammas.
+
+    Args:
+        tensors: those of a saved adaptive adapter.
+        settings: its `adapter_config.json`.
+    """
+    folded = {name: tensor for name, tensor in tensors.items() if name.rsplit(".", 1)[-1] not in GAMMA_PARAMETERS}
+    alphas = settings["alpha_pattern"]
+    for name in tensors:
+        layer, dot, end = name.rpartition(".lora_A.")
+        if not dot or end != "weight":
+            continue
+        alpha = alphas.get(get_pattern_key(alphas, layer.removeprefix("base_model.model.")), settings["lora_alpha"])
+        offsets = {key: tensors[f"{layer}.{key}"] for key in GAMMA_PARAMETERS if f"{layer}.{key}" in tensors}
+        gamma = limited_gamma(alpha, len(tensors[name]), settings["gamma_p"], settings["gamma_range"], offsets)
+        folded[f"{layer}.lora_B.weight"] = gamma * tensors[f"{layer}.lora_B.weight"]
+    return folded
+
+
+def stock_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The `adapter_config.json` of the folded adapter: alpha = r in each layer, so that LoRA's scale is 1."""
+    stock = {key: value for key, value in settings.items() if key not in _OWN_KEYS}
+    return stock | {"peft_type": "LORA", "lora_alpha": settings["r"], "alpha_pattern": settings["rank_pattern"]}
+
+
+def merged_model(base: Path, adapter: Path) -> PreTrainedModel:
+    """The base model with the adapter in its weights, and the trained deltas, routers and projector in it."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if model.config.model_type != "omnimol":
+        raise ValueError(f"{base} is a model of type {model.config.model_type!r}; expected 'omnimol'")
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+
+
+def _save_model(model: PreTrainedModel, folder: Path, full_experts: bool) -> None:
+    """Save the model, with its experts as whole networks if asked for."""
+    weights = None
+    if full_experts and model.config.expert_training == "lora":
+        weights = full_expert_weights(model)
+        model.config.expert_training = "full"
+    model.save_pretrained(folder, state_dict=weights)
+    # save_pretrained takes the dtype of the first weight, which is the graph encoder's fp32 in any model.
+    config = copy.deepcopy(model.config)
+    config.dtype = model.get_input_embeddings().weight.dtype
+    config.save_pretrained(folder)
+
+
+@torch.no_grad()
+def full_expert_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The model's tensors with `experts.{e}.{gate,up,down}_proj` in the place of the shared network and its deltas."""
+    weights = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if ".mlp.base." not in name and ".mlp.experts." not in name
+    }
+    for name, block in model.named_modules():
+        if not isinstance(block, AnchorReconcileMoE):
+            continue
+        for expert in range(model.config.experts_per_layer):
+            for projection in PROJECTIONS:
+                shared = getattr(block.base, f"{projection}_proj")
+                whole = f"{name}.experts.{expert}.{projection}_proj"
+                delta = block.experts.delta(projection, expert)
+                weights[f"{whole}.weight"] = (shared.weight + delta).to(shared.weight.dtype)
+                if shared.bias is not None:
+                    weights[f"{whole}.bias"] = shared.bias.clone()
+    return weights

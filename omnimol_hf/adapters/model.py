@@ -1,0 +1,127 @@
+"""Adapters on an Omni-Mol model: which layers get one, and what trains beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from transformers import PreTrainedModel
+
+from omnimol_hf.adapters.config import AdaptiveLoraConfig
+from omnimol_hf.adapters.layer import GAMMA_PARAMETERS, AdaptiveLinear
+
+# Attention and feed-forward layers of the language model; experts when each is a whole network. Not the head, the
+# router, the graph encoder, nor the network that the experts' deltas share: its deltas are the adapters.
+TARGET_MODULES = (
+    r"(.*\.)?language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(experts\.\d+\.)?(gate|up|down)_proj)"
+)
+_TRAINED_WHOLE = ("projector", "router", "experts")
+
+
+class AdaptiveLoraModel(LoraModel):
+    """PEFT's LoRA tuner with `AdaptiveLinear` layers."""
+
+    target_module_mapping = {**LoraModel.target_module_mapping, "omnimol": TARGET_MODULES}
+
+    def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
+        super()._prepare_model(peft_config, model)
+        if peft_config.modules_to_save is None and self.get_model_config(model).get("model_type") == "omnimol":
+            peft_config.modules_to_save = trained_modules(model)
+
+    @staticmethod
+    def _create_new_module(
+        lora_config: AdaptiveLoraConfig, adapter_name: str, target: nn.Module, **kwargs: Any
+    ) -> AdaptiveLinear:
+        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        if type(base) is not nn.Linear:  # quantised layers derive from it and could not be merged
+            raise ValueError(
+                f"adaptive LoRA adapts nn.Linear only, but {kwargs['target_name']} is {type(base).__name__}; leave it "
+                "out of target_modules"
+            )
+        return AdaptiveLinear(target, adapter_name, config=lora_config, **kwargs)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        # PEFT calls this for each new adapter before its weights are loaded, which bf16 copies would round.
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        _keep_in_fp32(self.model, adapter_name)
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: PEFT would weigh the adapters by LoRA's scale and forget gamma."""
+        raise ValueError("adaptive adapters cannot be combined as they are; export them as 'folded' and combine those")
+
+
+def trained_modules(model: nn.Module) -> list[str]:
+    """What an Omni-Mol model trains beside adapters: its projector, routers and stacked deltas, as far as it has them.
+
+    Only these names, and never the block around them: a copy of the block would hold the frozen network too.
+    """
+    names = {
+        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if not isinstance(module, nn.ModuleList)
+    }
+    return [name for name in _TRAINED_WHOLE if name in names]
+
+
+def _keep_in_fp32(model: nn.Module, adapter_name: str) -> None:
+    """Cast the copies of `modules_to_save` that an adapter trains: in bf16 small steps would change nothing."""
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper) and adapter_name in module.modules_to_save:
+            for parameter in module.modules_to_save[adapter_name].parameters():
+                parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+
+
+def add_adapters(model: PreTrainedModel, config: LoraConfig, adapter_name: str = "default") -> PeftModel:
+    """Make an Omni-Mol model ready for stage 2: adapters, experts' deltas, routers and projector train, in fp32.
+
+    Args:
+        model: an `OmniMolForCausalLM`; it is changed.
+        config: an `AdaptiveLoraConfig`, or for an ablation a plain `LoraConfig`: then the gammas of the experts are
+            frozen too. Its `target_modules` and `modules_to_save` are filled in where they are None.
+        adapter_name: the adapter's.
+
+    Returns:
+        The model in PEFT's wrapper. All else is frozen.
+
+    Raises:
+        ValueError: for a model of another type.
+    """
+    if model.config.model_type != "omnimol":
+        raise ValueError(f"the model's type is {model.config.model_type!r}; expected 'omnimol'")
+    if config.target_modules is None:
+        config.target_modules = TARGET_MODULES
+    if config.modules_to_save is None:
+        config.modules_to_save = trained_modules(model)
+    adapted = get_peft_model(model, config, adapter_name)
+    _keep_in_fp32(adapted, adapter_name)
+    if not isinstance(config, AdaptiveLoraConfig):
+        for name, parameter in adapted.named_parameters():
+            if name.endswith((".gamma_alpha", ".gamma_beta")):
+                parameter.requires_grad_(False)
+    return adapted
+
+
+def trainable_summary(model: PeftModel) -> dict[str, int]:
+    """What trains: the part and its number of parameters, with `"frozen"` as the last entry."""
+    counts: Counter[str] = Counter()
+    frozen = 0
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            counts[_part(name.split("."))] += parameter.numel()
+        else:
+            frozen += parameter.numel()
+    return {**dict(sorted(counts.items())), "frozen": frozen}
+
+
+def _part(path: list[str]) -> str:
+    """The part of the model that a trained parameter belongs to."""
+    if "modules_to_save" in path:
+        return path[path.index("modules_to_save") - 1]
+    if not any(piece.startswith("lora_") for piece in path):
+        return path[-1]
+    where = "attention" if "self_attn" in path else "expert" if "experts" in path else "feed-forward"
+    return f"{where} {'gammas' if set(GAMMA_PARAMETERS) & set(path) else 'adapters'}"
