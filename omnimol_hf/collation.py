@@ -55,9 +55,16 @@ def encode_row(row: dict[str, Any], processor: OmniMolProcessor, max_length: int
 
 
 def encode_rows(
-    rows: Dataset, processor: OmniMolProcessor, max_length: int | None = None, num_proc: int | None = None
+    rows: Dataset,
+    processor: OmniMolProcessor,
+    max_length: int | None = None,
+    num_proc: int | None = None,
+    number_rows: bool = False,
 ) -> tuple[Dataset, Counter[str]]:
     """Encode a dataset of rows.
+
+    Args:
+        number_rows: add the column `row`: which of `rows` each one was.
 
     Returns:
         The encoded rows in their order, and how many were left out by task and reason, the reason with its first
@@ -72,6 +79,8 @@ def encode_rows(
         desc="Encoding rows",
     )
     problems = encoded["problem"]
+    if number_rows:
+        encoded = encoded.add_column("row", np.arange(len(rows)))
     kept = [i for i, problem in enumerate(problems) if not problem]
     left_out: Counter[str] = Counter()
     example: dict[tuple[str, str], str] = {}

@@ -13,6 +13,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from omnimol_hf.mixture import parse_mixture
+from omnimol_hf.selection import SelectionSettings
 
 SETTINGS = "run.yaml"
 
@@ -38,6 +39,12 @@ class RunArguments:
     mixture: dict | str | None = field(
         default=None, metadata={"help": "how often tasks are drawn from these rows: task -> share; default: all rows"}
     )
+    selection: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "draw the rows in rounds: kind, budget, rounds, epochs, scored_rows, smoothing; default: all"
+        },
+    )
     max_heavy_atoms: int | None = field(default=None, metadata={"help": "leave out rows with larger molecules"})
     max_length: int | None = field(default=None, metadata={"help": "leave out rows with more tokens"})
     eval_rows: int = field(default=64, metadata={"help": "held-out rows a task that are answered at the end"})
@@ -45,17 +52,28 @@ class RunArguments:
     max_new_tokens: int = field(default=256, metadata={"help": "longest answer"})
 
     def __post_init__(self) -> None:
-        for name in ("new_model", "mixture"):
-            if isinstance(getattr(self, name), str):
-                setattr(self, name, json.loads(getattr(self, name)))
+        for name in ("new_model", "mixture", "selection"):
+            if isinstance(value := getattr(self, name), str):
+                try:
+                    setattr(self, name, json.loads(value))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{name} is {value!r}; expected names and values, such as {{...}}") from error
         if (self.model is None) == (self.new_model is None):
             raise ValueError("a run needs exactly one of 'model' (a checkpoint) and 'new_model' (sizes of a new one)")
         if self.tasks is not None:
             parse_mixture(self.tasks)  # a misspelt task is told before anything is loaded
+        if self.selects and self.mixture:
+            raise ValueError("a run has 'mixture' or 'selection', not both: the selection decides how tasks are mixed")
         if not 0 < self.proportion <= 1:
             raise ValueError(f"proportion is {self.proportion}; expected a number above 0 and up to 1")
         if self.eval_rows < 1:
             raise ValueError(f"eval_rows is {self.eval_rows}; at least one held-out row a task has to be scored")
+
+    @property
+    def selects(self) -> SelectionSettings | None:
+        """How rows are selected; None when all are trained on."""
+        settings = None if self.selection is None else SelectionSettings.parse(self.selection)
+        return None if settings is None or settings.kind == "all" else settings
 
 
 def parse_run(argv: list[str] | None = None) -> tuple[RunArguments, TrainingArguments, dict[str, Any]]:
@@ -88,6 +106,11 @@ def parse_run(argv: list[str] | None = None) -> tuple[RunArguments, TrainingArgu
         raise SystemExit(f"{path} or the command line: {error}") from error
     if rest:
         raise SystemExit(f"what is {rest} on the command line? Settings are given as --key value")
+    if run.selects and (training.max_steps > 0 or "num_train_epochs" in {*settings, *given}):
+        raise SystemExit(
+            "the steps of a selection follow from its budget, rounds and epochs: leave out max_steps (or give -1) and "
+            "num_train_epochs"
+        )
     own = {f.name for f in fields(RunArguments)}
     chosen = {k: getattr(run if k in own else training, k) for k in [*settings, *given] if k != "help"}
     return run, training, {k: v for k, v in sorted(chosen.items()) if k not in ("config", "output_dir")}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
+
+from omnimol_hf.selection import RowSelection
 
 
 class MixtureSampler(Sampler[int]):
@@ -81,3 +84,33 @@ class MixtureSampler(Sampler[int]):
             if shuffled:
                 order[places] = torch.cat(shuffled)[: len(places)]
         return order
+
+
+class SelectionSampler(MixtureSampler):
+    """The order of the rows in a selection's rounds; an epoch of the sampler is one of the selection's units.
+
+    A round goes through all rows drawn so far M times, each time shuffled anew; the order depends on the seed, the
+    rows drawn and the unit alone. The steps that fill up the last unit take rows of one more pass.
+
+    Args:
+        selection: Draws a round before the sampler is asked for its rows.
+        lengths: The tokens of each row to select from.
+        batch_size: Rows of one optimiser step over all processes and micro-batches.
+        seed: Of the order.
+    """
+
+    def __init__(self, selection: RowSelection, lengths: Sequence[int], batch_size: int, seed: int = 0) -> None:
+        super().__init__(selection.tasks[selection.of_row].tolist(), lengths, batch_size, seed=seed)
+        self.selection = selection
+
+    def __len__(self) -> int:
+        return self.selection.unit_steps(self.batch_size) * self.batch_size
+
+    def _draw(self, generator: torch.Generator) -> torch.Tensor:
+        round_ = self.selection.round_of(self.epoch)
+        rows = np.concatenate(self.selection.rows(1, round_))
+        start = (self.epoch - self.selection.first_unit(round_)) * len(self)
+        shuffle = np.random.default_rng([self.seed, 1, round_])
+        passes = -(-(start + len(self)) // len(rows))
+        order = np.concatenate([shuffle.permutation(rows) for _ in range(passes)])
+        return torch.from_numpy(order[start : start + len(self)])

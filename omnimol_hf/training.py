@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
 from omnimol_hf.llama_licence import copy_legal_files
-from omnimol_hf.sampling import MixtureSampler
+from omnimol_hf.sampling import MixtureSampler, SelectionSampler
+from omnimol_hf.selection import RowSelection
 
 STAGING = ".unfinished"
+ROUNDS = "selection.jsonl"
 
 
 class OmniMolTrainer(Trainer):
@@ -27,19 +33,43 @@ class OmniMolTrainer(Trainer):
 
     Args:
         mixture: task -> weight in the training order; None: all rows as they are. See `MixtureSampler`.
+        selection: draws the rows in rounds instead, which also decide `max_steps`.
+        score: rho of the rows with these numbers, in [0, 1], by the model that is trained; all processes call it and
+            may share the work. An active selection needs it.
         kwargs: those of `Trainer`.
     """
 
-    def __init__(self, *args: Any, mixture: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        mixture: dict[str, float] | None = None,
+        selection: RowSelection | None = None,
+        score: Callable[[np.ndarray], np.ndarray] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.mixture = mixture
+        self.selection = selection
         super().__init__(*args, **kwargs)
+        self.add_callback(EpochCallback(self))
+        if selection is not None:
+            if score is None and selection.settings.kind == "active":
+                raise ValueError("an active selection needs a score: without it no task can be rated")
+            self.args.max_steps = selection.unit_steps(self.global_batch) * selection.units
+            self.add_callback(SelectionCallback(selection, score))
+
+    @property
+    def global_batch(self) -> int:
+        """Rows of one optimiser step over all processes and micro-batches."""
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        args = self.args
-        global_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return MixtureSampler(list(rows["task"]), rows["length"], global_batch, self.mixture, seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        if self.selection is None:
+            self.sampler = MixtureSampler(list(rows["task"]), rows["length"], self.global_batch, self.mixture, seed)
+        else:
+            self.sampler = SelectionSampler(self.selection, rows["length"], self.global_batch, seed)
+        return self.sampler
 
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
@@ -97,6 +127,78 @@ class OmniMolTrainer(Trainer):
                 copy_legal_files(legal_from, aside, version=None)
             aside.rename(folder)
         self.accelerator.wait_for_everyone()
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the trainer's sampler its epoch: several processes that resume in the middle of one are not told it."""
+
+    def __init__(self, trainer: OmniMolTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.sampler.set_epoch(int(state.epoch or 0))
+
+
+class SelectionCallback(TrainerCallback, ExportableState):
+    """The rounds of a selection in one run of the trainer, whose epochs are the selection's units.
+
+    When a round's units are trained its rows are scored, the tasks rated and the next round drawn. That happens before
+    the next unit begins, so a checkpoint holds the rounds drawn so far and a continued run does what is still due.
+    Every process holds the same ratings, those of the first one. `selection.jsonl` in the run's folder has one line a
+    round: `RowSelection.history`, and the step at which the round began.
+
+    Args:
+        selection, score: see `OmniMolTrainer`.
+    """
+
+    def __init__(self, selection: RowSelection, score: Callable[[np.ndarray], np.ndarray] | None) -> None:
+        self.selection = selection
+        self.score = score
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the selection, in `trainer_state.json`."""
+        return {"args": {}, "attributes": self.selection.state()}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step == 0:
+            self.selection.history.clear()
+            return
+        if type(self).__name__ not in state.stateful_callbacks:
+            raise ValueError("the checkpoint is of a run without selection; a selection cannot begin in its middle")
+        self.selection.restore(state.stateful_callbacks[type(self).__name__]["attributes"])
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.selection.round < self.selection.round_of(int(state.epoch or 0)):
+            self._rate()
+            self.selection.draw()
+            self.selection.history[-1]["step"] = state.global_step
+        self._log(args, state)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._rate()
+        self._log(args, state)
+
+    def _rate(self) -> None:
+        rows = self.selection.rows_to_score() if self.selection.round else ()
+        if len(rows) and "mu" not in self.selection.history[-1]:
+            start = time.perf_counter()
+            rho = self.score(rows)
+            self.selection.rate(*broadcast_object_list([rho, time.perf_counter() - start]))
+
+    def _log(self, args: TrainingArguments, state: TrainerState) -> None:
+        if state.is_world_process_zero:
+            aside = Path(args.output_dir) / (ROUNDS + STAGING)
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text("".join(json.dumps(entry) + "\n" for entry in self.selection.history), encoding="utf-8")
+            aside.rename(aside.with_name(ROUNDS))
 
 
 @contextmanager

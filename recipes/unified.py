@@ -6,32 +6,37 @@
 
 Settings are those of `omnimol_hf.run.RunArguments` and of `transformers.TrainingArguments`, in the YAML or as
 `--key value`. The same command again continues from the last whole checkpoint. The model ends in DIR/model, its scores
-in DIR/results.json, the held-out answers in DIR/predictions.jsonl, the pictures beside them.
+in DIR/results.json, the held-out answers in DIR/predictions.jsonl, the pictures beside them; the rounds of a data
+selection in DIR/selection.jsonl.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 from datasets import Dataset
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoProcessor, TrainingArguments, set_seed
 
 from omnimol_hf import OmniMolForCausalLM, OmniMolProcessor
-from omnimol_hf.analysis.plots import draw_predictions, plot_loss
+from omnimol_hf.analysis.plots import draw_predictions, plot_loss, plot_selection
 from omnimol_hf.analysis.report import results_table, write_results
 from omnimol_hf.collation import TrainingCollator, encode_row, encode_rows
 from omnimol_hf.from_scratch import new_model, new_processor
 from omnimol_hf.generation import generate_answers
 from omnimol_hf.metrics import baseline_predictions, score_task
+from omnimol_hf.metrics.normalised import label_scales, normalised_score
 from omnimol_hf.mixture import load_mixture, parse_mixture
 from omnimol_hf.rows import by_task, choose_rows, load_rows
 from omnimol_hf.run import RunArguments, compare_with_folder, parse_run
+from omnimol_hf.selection import RowSelection
 from omnimol_hf.tasks import ALL_TASKS
-from omnimol_hf.training import OmniMolTrainer, last_checkpoint, select_trainable, use_all_cores, whole_folder
+from omnimol_hf.training import ROUNDS, OmniMolTrainer, last_checkpoint, select_trainable, use_all_cores, whole_folder
 
 
 def prepare_rows(run: RunArguments, training: TrainingArguments) -> tuple[Dataset, dict[str, list[dict[str, Any]]]]:
@@ -47,14 +52,17 @@ def prepare_rows(run: RunArguments, training: TrainingArguments) -> tuple[Datase
     if run.tasks or run.proportion < 1:
         splits["train"] = load_mixture(splits["train"], run.tasks, proportion=run.proportion, seed=training.seed)
     at_most = None
+    global_batch = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     if run.mixture and training.max_steps > 0:
-        draws = training.max_steps * training.train_batch_size * training.gradient_accumulation_steps
-        draws *= training.world_size
+        draws = training.max_steps * global_batch
         shares = {task: weight / sum(run.mixture.values()) for task, weight in run.mixture.items()}
         at_most = {task: int(1.2 * share * draws) + 50 for task, share in shares.items()}
     for task in sorted(set(splits["train"]["task"]) - set(run.mixture or splits["train"]["task"])):
         PartialState().print(f"{task} has rows but no share of the mixture: it is not trained on")
     train = choose_rows(splits["train"], training.seed, at_most, run.max_heavy_atoms)
+    if run.selects:
+        # What cannot be is told before the rows are encoded.
+        RowSelection(train["task"], run.selects).unit_steps(global_batch)
     # More than are scored, for some will turn out too long.
     test = choose_rows(splits["test"], training.seed, 3 * run.eval_rows, run.max_heavy_atoms)
     return train, {task: list(rows) for task, rows in by_task(test).items() if task in set(train["task"])}
@@ -85,6 +93,22 @@ def prepare_model(
 def checkpoint_folder(model: str, *patterns: str) -> Path:
     """The folder of a local checkpoint, or of those files of a hub repository that match the patterns."""
     return Path(model) if Path(model).is_dir() else Path(snapshot_download(model, allow_patterns=list(patterns)))
+
+
+def row_scorer(
+    run: RunArguments, model: OmniMolForCausalLM, processor: OmniMolProcessor, train: Dataset, encoded: Dataset
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What a selection rates tasks by: the model answers encoded rows of these numbers, all processes together."""
+    scales = label_scales(train.select_columns(["task", "subset", "output"]))
+    number_in_train = np.array(encoded["row"][:])
+
+    def score(numbers: np.ndarray) -> np.ndarray:
+        rows = list(train.select(number_in_train[numbers]))
+        answers = generate_answers(model, processor, rows, run.eval_batch_size, run.max_new_tokens, use_cache=True)
+        rho = [normalised_score(row, one["answer"], scales) for row, one in zip(rows, answers, strict=True)]
+        return np.array(rho)
+
+    return score
 
 
 def rows_that_fit(rows: list[dict[str, Any]], processor: OmniMolProcessor, run: RunArguments) -> list[dict[str, Any]]:
@@ -137,6 +161,9 @@ def report(
                 file.write(json.dumps({**row, **answer}, ensure_ascii=False) + "\n")
     if any("loss" in entry for entry in log_history):  # there is none in fewer steps than logging_steps
         plot_loss(log_history, folder / "loss.png")
+    if (folder / ROUNDS).exists():
+        rounds = [json.loads(line) for line in (folder / ROUNDS).read_text(encoding="utf-8").splitlines()]
+        plot_selection(rounds, folder / "selection.png")
     shown = [(rows[0], answers[task][0]["answer"]) for task, rows in test.items()]
     draw_predictions([row for row, _ in shown], [answer for _, answer in shown], folder / "examples.png")
     print(results_table(results))
@@ -182,7 +209,7 @@ def main() -> None:
         with state.main_process_first():
             model, processor = prepare_model(run, training, folder, train)
         with state.main_process_first():
-            encoded, left_out = encode_rows(train, processor, run.max_length)
+            encoded, left_out = encode_rows(train, processor, run.max_length, number_rows=bool(run.selects))
         for reason, count in sorted(left_out.items()):
             state.print(f"left out {count:,} training rows: {reason}")
         for part, count in select_trainable(model, run.trainable).items():
@@ -190,6 +217,11 @@ def main() -> None:
         mixture = run.mixture and {task: run.mixture[task] for task in set(encoded["task"]) if task in run.mixture}
         if lost := sorted(set(run.mixture or ()) - set(mixture or ())):
             state.print(f"no training rows of {', '.join(lost)}: their share of the mixture goes to the other tasks")
+        selection = score_rows = None
+        if run.selects:
+            seed = training.seed if training.data_seed is None else training.data_seed
+            selection = RowSelection(encoded["task"], run.selects, seed)
+            score_rows = row_scorer(run, model, processor, train, encoded)
         trainer = OmniMolTrainer(
             model=model,
             args=training,
@@ -197,7 +229,14 @@ def main() -> None:
             data_collator=TrainingCollator(processor.tokenizer.pad_token_id, processor.graph_features),
             processing_class=processor,
             mixture=mixture,
+            selection=selection,
+            score=score_rows,
         )
+        if selection is not None:
+            state.print(
+                f"{run.selects.kind} selection of {selection.budget:,} from {len(encoded):,} rows in "
+                f"{run.selects.rounds} rounds, {training.max_steps:,} steps"
+            )
         checkpoint = last_checkpoint(folder)
         state.print(f"continuing from {checkpoint}" if checkpoint else f"training on {len(encoded):,} rows")
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -90,6 +90,44 @@ def plot_loss(log_history: Sequence[Mapping[str, float]], path: str | Path) -> N
     _save(figure, path)
 
 
+# --- data selection --------------------------------------------------------------------------------------------------
+
+
+def plot_selection(rounds: Sequence[Mapping], path: str | Path) -> None:
+    """Draws each task's share pi of the rows that a round draws, and the rating mu that it earned, as a PNG.
+
+    Args:
+        rounds: `RowSelection.history`, the lines of `selection.jsonl`. A random selection has no ratings.
+
+    Raises:
+        ValueError: If there is no round.
+    """
+    if not rounds:
+        raise ValueError("there is no selection to plot: no round was drawn.")
+    tasks = list(rounds[0]["pi"])
+    colors = matplotlib.colormaps["tab20"](np.linspace(0, 1, 20))
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    numbers = [entry["round"] for entry in rounds]
+    for i, task in enumerate(tasks):
+        style = {"color": colors[(2 * i + i // 10) % 20], "marker": "o", "markersize": 4, "linewidth": 1.8}
+        top.plot(numbers, [entry["pi"][task] for entry in rounds], label=task.replace("_", " "), **style)
+        ratings = [entry.get("mu", {}).get(task) for entry in rounds]
+        bottom.plot(numbers, [np.nan if rating is None else rating for rating in ratings], **style)
+    top.set_title(f"Data selection over {len(rounds)} rounds", loc="left", fontsize=12, color=INK)
+    top.set_ylabel("share of the rows drawn, π", color=INK)
+    top.set_ylim(bottom=0)
+    bottom.set_ylabel("rating, μ (1: nothing right)", color=INK)
+    bottom.set_ylim(-0.02, 1.02)
+    bottom.set_xlabel("round", color=INK)
+    bottom.set_xticks(numbers)
+    for axes in (top, bottom):
+        _tidy(axes)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    _save(figure, path)
+
+
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
