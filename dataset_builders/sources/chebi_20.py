@@ -7,6 +7,7 @@ SMILES doubled. RDKit happens to read such a string, SELFIES refuses it; they ar
 from collections.abc import Iterator
 from pathlib import Path
 
+from dataset_builders.fields import serving_split
 from dataset_builders.reading import table_rows
 from dataset_builders.schema import Drop, Record
 from dataset_builders.source import Download, Source
@@ -48,7 +49,7 @@ def single_backslashes(smiles: str) -> str:
 
 def read(path: Path) -> Iterator[Record | Drop]:
     """One record a task and row; all three stand in the same split."""
-    split = _split(path)
+    split = serving_split(path.stem, lambda other: path.with_stem(other).exists())
     for number, row in table_rows(path, ("CID", "SMILES", "description"), delimiter="\t"):
         if isinstance(row, Drop):
             yield row
@@ -59,11 +60,3 @@ def read(path: Path) -> Iterator[Record | Drop]:
                 yield Drop(task, str(number), "no description")
                 continue
             yield Record(task, str(number), molecules, text=text, split=split, publisher_id=row["CID"])
-
-
-def _split(path: Path) -> str:
-    """The file's own split, or the one that is missing beside the validation file; unsplit if it is alone."""
-    if path.stem != "validation":
-        return path.stem
-    missing = [split for split in ("train", "test") if not (path.parent / f"{split}.txt").exists()]
-    return "" if len(missing) == 2 else (missing or ["validation"])[0]

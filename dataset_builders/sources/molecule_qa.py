@@ -24,6 +24,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from dataset_builders.fields import serving_split
 from dataset_builders.reading import json_lines, text_lines
 from dataset_builders.schema import Drop, Record
 from dataset_builders.source import Download, Source
@@ -87,7 +88,8 @@ def _json_rows(path: Path) -> Iterator[Record | Drop]:
 
 
 def _shown_rows(path: Path) -> Iterator[Record | Drop]:
-    split = _split(path)
+    file_of = {split: path.with_name(name) for name, split in _SPLITS.items()}
+    split = serving_split(_SPLITS[path.name], lambda other: file_of[other].exists())
     lines = csv.reader((line + "\n" for _, line in text_lines(path)), delimiter="\t", strict=True)
     number = 0
     try:
@@ -110,13 +112,3 @@ def _record(place: str, smiles: str, question: str, answer: str, cid: str, **fur
     molecules = {"molecule": single_backslashes(smiles)}
     texts = {"text": answer.strip(), "instruction": question.strip()}
     return Record(TASK, place, molecules, publisher_id=cid, **texts, **further)
-
-
-def _split(path: Path) -> str:
-    """The published split; validation stands in for a missing train or test, and a lone file is unsplit."""
-    present = {split for name, split in _SPLITS.items() if (path.parent / name).exists()}
-    missing = [split for split in ("train", "test") if split not in present]
-    split = _SPLITS[path.name]
-    if len(present) == 1:
-        return ""
-    return missing[0] if split == "validation" and missing else split

@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dataset_builders.fields import number, orbital, published_split, side_fields, text_field
 from dataset_builders.reading import ALL_TASKS, json_items, table_rows
 from dataset_builders.schema import Drop, Record
 from dataset_builders.source import Download, Source
 from dataset_builders.sources import mol_instructions, presto, three_d_moit
-from dataset_builders.sources.mol_instructions import number, orbital, published_split, side_fields, text_field
 
 _HUB = "CodeMagic/Omni-Mol-Dataset"
 _FILES = (

@@ -17,6 +17,7 @@ import re
 from collections.abc import Container, Iterator
 from pathlib import Path
 
+from dataset_builders.fields import SPLIT_WORDS, serving_split
 from dataset_builders.reading import json_lines
 from dataset_builders.schema import Drop, Record
 from dataset_builders.source import NOT_STATED, Download, Source
@@ -121,10 +122,5 @@ def check_actions(text: str, names: Container[str]) -> None:
 
 
 def split_of_file(path: Path) -> str:
-    """The split of a publisher's file by its name; validation serves as test, or as train, where that is absent."""
-    split = {"train": "train", "valid": "validation", "test": "test"}[path.stem]
-    if split == "validation":
-        for missing in ("test", "train"):
-            if not path.with_stem(missing).exists():
-                return missing
-    return split
+    """The split of a publisher's file by its name; see `serving_split`."""
+    return serving_split(SPLIT_WORDS[path.stem], lambda other: path.with_stem(other).exists())

@@ -21,10 +21,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from dataset_builders.fields import number, reaction, serving_split, text_field
 from dataset_builders.reading import json_items, json_lines, open_binary
 from dataset_builders.schema import Drop, Record
 from dataset_builders.source import Download, Source
-from dataset_builders.sources.mol_instructions import number, reaction, serving_split, text_field
 
 _HUB = {
     "solvent_prediction": ("OpenMol/RCR_SP_70K_SMILES-MMChat", ("train", "dev", "test")),

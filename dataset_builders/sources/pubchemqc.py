@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dataset_builders.fields import number, text_field
 from dataset_builders.reading import json_items
 from dataset_builders.schema import Drop, Record
 from dataset_builders.source import Source
-from dataset_builders.sources.mol_instructions import number, text_field
 
 _HUB = "molssiai-hub/pubchemqc-b3lyp"
 

@@ -20,10 +20,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from dataset_builders.fields import SPLIT_WORDS, serving_split, text_field
 from dataset_builders.reading import ALL_TASKS, json_items, table_rows
 from dataset_builders.schema import Drop, Record
 from dataset_builders.source import Download, Source
-from dataset_builders.sources.mol_instructions import SPLIT_WORDS, serving_split, text_field
 
 _HUB = "Sihangli/3D-MoIT"
 _FILES = {

@@ -15,9 +15,9 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from dataset_builders.fields import reaction
 from dataset_builders.schema import Drop, Record
 from dataset_builders.source import Download, Source
-from dataset_builders.sources.mol_instructions import reaction
 
 SOURCE = Source(
     name="uspto_500_mt",

@@ -4,9 +4,10 @@ import zipfile
 
 import pytest
 
+from dataset_builders.fields import orbital
 from dataset_builders.schema import Drop
 from dataset_builders.sources import mol_instructions
-from dataset_builders.sources.mol_instructions import SOURCE, orbital, read, serving_split
+from dataset_builders.sources.mol_instructions import SOURCE, read
 
 ROLES = {  # what the three real files hold, told apart from the reader
     "forward_reaction_prediction": ("forward_prediction", "{reactants}", "{product}"),
@@ -136,11 +137,3 @@ def test_broken_archives_and_files_are_named(tmp_path):
     short.write_text(json.dumps([entry()] * 3)[:-40])
     with pytest.raises(ValueError, match=r"retrosynthesis\.json: not JSON, or cut short, after record 2"):
         list(read(short))
-
-
-def test_validation_serves_as_the_split_that_is_absent():
-    assert serving_split("validation", lambda other: other == "test") == "train"
-    assert serving_split("validation", lambda other: other == "train") == "test"
-    assert serving_split("validation", lambda other: True) == "validation"
-    assert serving_split("validation", lambda other: False) == ""
-    assert serving_split("train", lambda other: False) == "train"

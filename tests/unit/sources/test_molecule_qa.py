@@ -72,7 +72,8 @@ def test_rows_with_faults_are_dropped(tmp_path):
         ("train valid test", ["train", "validation", "test"]),
         ("valid test", ["train", "test"]),
         ("train valid", ["train", "test"]),
-        ("test", [""]),
+        ("test", ["test"]),
+        ("valid", [""]),
     ],
 )
 def test_splits(tmp_path, present, splits):

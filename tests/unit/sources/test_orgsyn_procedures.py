@@ -106,7 +106,7 @@ def test_a_line_that_is_no_json_is_dropped(tmp_path):
         (("train", "valid", "test"), {"train": "train", "valid": "validation", "test": "test"}),
         (("train", "valid"), {"train": "train", "valid": "test"}),
         (("valid", "test"), {"valid": "train", "test": "test"}),
-        (("valid",), {"valid": "test"}),
+        (("valid",), {"valid": ""}),
     ],
 )
 def test_validation_serves_as_what_is_missing(tmp_path, present, splits):
