@@ -16,7 +16,14 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
@@ -54,7 +61,7 @@ class OmniMolTrainer(Trainer):
         if selection is not None:
             if score is None and selection.settings.kind == "active":
                 raise ValueError("an active selection needs a score: without it no task can be rated")
-            self.args.max_steps = selection.unit_steps(self.global_batch) * selection.units
+            self.args.max_steps = selection.steps(self.global_batch)
             self.add_callback(SelectionCallback(selection, score))
 
     @property
@@ -139,6 +146,29 @@ class EpochCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.sampler.set_epoch(int(state.epoch or 0))
+
+
+class StopEpochCallback(TrainerCallback):
+    """Ends training after an epoch, in the middle of the learning rate's schedule (Table 4: 10 of 15).
+
+    Args:
+        epoch: The last one, counted from 1.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if round(state.epoch or 0) >= self.epoch:
+            control.should_training_stop = True
+
+
+def run_callbacks(stop_epoch: int | None, patience: int | None) -> list[TrainerCallback]:
+    """What ends a run early: an epoch, or evaluations that bring no better validation loss."""
+    ends: list[TrainerCallback] = [] if stop_epoch is None else [StopEpochCallback(stop_epoch)]
+    return ends if patience is None else [*ends, EarlyStoppingCallback(patience)]
 
 
 class SelectionCallback(TrainerCallback, ExportableState):
@@ -247,16 +277,3 @@ def select_trainable(model: nn.Module, parts: list[str] | None) -> dict[str, int
 
 def _name_parts(model: nn.Module) -> set[str]:
     return {part for name, _ in model.named_parameters() for part in name.split(".") if not part.isdigit()}
-
-
-def use_all_cores(local_processes: int) -> int:
-    """Share the cores among the processes of this machine; `accelerate launch` alone would leave one thread each.
-
-    A number of threads that the user chose (`OMP_NUM_THREADS` other than 1) stays.
-
-    Returns:
-        The threads of this process.
-    """
-    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_processes))
-    return torch.get_num_threads()

@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from omnimol_hf.collation import TrainingCollator, encode_rows
-from omnimol_hf.training import STAGING, OmniMolTrainer, last_checkpoint, select_trainable, use_all_cores, whole_folder
+from omnimol_hf.training import STAGING, OmniMolTrainer, last_checkpoint, select_trainable, whole_folder
 from tests import tiny
 
 ROWS = [
@@ -98,16 +98,3 @@ def test_whole_folder(tmp_path):
     with whole_folder(tmp_path / "out") as aside:
         (aside / "whole").write_text("x")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
-
-
-def test_cores_are_shared_unless_the_user_chose(monkeypatch):
-    threads = torch.get_num_threads()
-    try:
-        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what accelerate launch sets
-        assert use_all_cores(2) == 4
-        torch.set_num_threads(3)
-        monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        assert use_all_cores(2) == 3
-    finally:
-        torch.set_num_threads(threads)
