@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -248,20 +249,15 @@ def _keep_the_best(run: RunArguments, training: TrainingArguments) -> None:
 
 
 def compare_with_folder(folder: Path, settings: dict[str, Any]) -> None:
-    """Leave the settings in a new run's folder; stop if the folder holds a run with other settings.
+    """Stop if the folder holds a run with other settings.
 
     Raises:
         SystemExit: naming the settings that differ. Going on would mix two runs under one name.
     """
     path = folder / SETTINGS
-    text = yaml.safe_dump(json.loads(json.dumps(settings, default=str)), sort_keys=True, allow_unicode=True)
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".tmp")
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
         return
-    old, new = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text)
+    old, new = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(_as_yaml(settings))
     changed = [
         f"  {key}: {old.get(key, 'not set')!r} there, {new.get(key, 'not set')!r} now"
         for key in sorted(old.keys() | new.keys())
@@ -274,21 +270,45 @@ def compare_with_folder(folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def open_run(training: TrainingArguments, settings: dict[str, Any]) -> Path:
-    """Take the output folder for a run with these settings and this number of processes, and the machine's cores.
+def keep_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Leave the settings in a run's folder, once it is clear that the run can begin."""
+    path = folder / SETTINGS
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".tmp")
+        aside.write_text(_as_yaml(settings), encoding="utf-8")
+        aside.replace(path)
+
+
+def _as_yaml(settings: dict[str, Any]) -> str:
+    return yaml.safe_dump(json.loads(json.dumps(settings, default=str)), sort_keys=True, allow_unicode=True)
+
+
+@contextmanager
+def open_run(training: TrainingArguments, settings: dict[str, Any]) -> Iterator[Path]:
+    """The output folder of a run, in whose context the run is prepared; and all cores of the machine for it.
+
+    The settings are kept in the folder when the run is prepared. What prevents that, a `ValueError`, ends the process
+    with its message alone, and leaves no settings behind that would refuse the corrected ones.
 
     Raises:
-        SystemExit: if the folder holds another run; see `compare_with_folder`.
+        SystemExit: if the folder holds another run (see `compare_with_folder`), or the run cannot be prepared.
     """
     state = PartialState()
     folder = Path(training.output_dir)
-    if state.is_main_process:
-        # Another number of processes would be another order of rows, or another split of the optimiser's state.
-        compare_with_folder(folder, settings | {"processes": training.world_size})
-    state.wait_for_everyone()
+    # Another number of processes would be another order of rows, or another split of the optimiser's state.
+    settings = settings | {"processes": training.world_size}
+    compare_with_folder(folder, settings)
     threads = use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     state.print(f"{state.num_processes} process(es), {threads} threads each, on {training.device}")
-    return folder
+    state.wait_for_everyone()
+    try:
+        yield folder
+    except ValueError as error:
+        raise SystemExit(f"this run cannot begin: {error}") from error
+    if state.is_main_process:
+        keep_settings(folder, settings)
+    state.wait_for_everyone()
 
 
 def use_all_cores(local_processes: int) -> int:

@@ -136,6 +136,14 @@ class OmniMolTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
 
+def train_or_continue(trainer: OmniMolTrainer) -> None:
+    """Train from the last whole checkpoint in the trainer's folder, or from the beginning if there is none."""
+    checkpoint = last_checkpoint(trainer.args.output_dir)
+    start = f"continuing from {checkpoint}" if checkpoint else f"training on {len(trainer.train_dataset):,} rows"
+    trainer.accelerator.print(start)
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+
 class EpochCallback(TrainerCallback):
     """Tells the trainer's sampler its epoch: several processes that resume in the middle of one are not told it."""
 

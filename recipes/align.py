@@ -25,10 +25,11 @@ from transformers import TrainingArguments, set_seed
 from omnimol_hf.analysis.plots import plot_loss
 from omnimol_hf.analysis.report import write_results
 from omnimol_hf.collation import TrainingCollator
+from omnimol_hf.mixture import parse_mixture
 from omnimol_hf.run import RunArguments, open_run, parse_run
 from omnimol_hf.run_model import choose_what_trains, prepare_model, save_projector
 from omnimol_hf.run_rows import RunRows, encode_told, prepare_rows
-from omnimol_hf.training import OmniMolTrainer, last_checkpoint, run_callbacks
+from omnimol_hf.training import OmniMolTrainer, run_callbacks, train_or_continue
 
 TASK = "alignment"
 
@@ -39,9 +40,13 @@ def with_other_graphs(rows: Dataset) -> Dataset:
     return rows.remove_columns("graph_smiles").add_column("graph_smiles", graphs[1:] + graphs[:1])
 
 
-def align(run: RunArguments, training: TrainingArguments, folder: Path, rows: RunRows) -> None:
-    """Train the projector and measure it."""
+def prepare(
+    run: RunArguments, training: TrainingArguments, folder: Path, rows: RunRows
+) -> tuple[OmniMolTrainer, Dataset, Dataset]:
+    """The trainer of the projector, and the held-out rows with their own graphs and with others."""
     state = PartialState()
+    if TASK not in rows.test:
+        raise ValueError(f"{run.dataset} has no held-out rows of {TASK} within the limits")
     with state.main_process_first():
         model, processor = prepare_model(run, training, folder, rows.train)
     test = Dataset.from_list(rows.test[TASK][: run.eval_rows])
@@ -53,7 +58,6 @@ def align(run: RunArguments, training: TrainingArguments, folder: Path, rows: Ru
     _, counts = choose_what_trains(model, run)
     for part, count in counts.items():
         state.print(f"{count:>13,} parameters {'frozen' if part == 'frozen' else 'train: ' + part}")
-    training.prediction_loss_only = True
     trainer = OmniMolTrainer(
         model=model,
         args=training,
@@ -63,13 +67,17 @@ def align(run: RunArguments, training: TrainingArguments, folder: Path, rows: Ru
         processing_class=processor,
         callbacks=run_callbacks(run.stop_epoch, run.patience),
     )
+    return trainer, held_out, mismatched
+
+
+def align(trainer: OmniMolTrainer, held_out: Dataset, mismatched: Dataset, folder: Path) -> None:
+    """Train the projector, measure and save it."""
+    main_process = trainer.accelerator.is_main_process
     before = folder / "before.json"
-    if state.is_main_process and not before.exists():
+    if main_process and not before.exists():
         write_results({"loss": loss_per_token(trainer, held_out)}, before)
-    checkpoint = last_checkpoint(folder)
-    state.print(f"continuing from {checkpoint}" if checkpoint else f"training on {len(encoded):,} rows")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if state.is_main_process:
+    train_or_continue(trainer)
+    if main_process:
         losses = {
             "before": json.loads(before.read_text())["loss"],
             "after": loss_per_token(trainer, held_out),
@@ -100,20 +108,22 @@ def loss_per_token(trainer: OmniMolTrainer, rows: Dataset) -> float:
 def main() -> None:
     run, training, settings = parse_run(default="recipes/configs/align_llama3.2_1b.yaml")
     run.tasks = run.tasks or TASK
+    if {share.task for share in parse_mixture(run.tasks)} != {TASK} or run.adapter or run.trainable or run.selection:
+        raise SystemExit(
+            f"stage 1 trains the projector on {TASK!r}: no other task, no adapter, trainable or selection"
+        )
     run.trainable = ["projector"]
-    if run.tasks.split(":")[0] != TASK or run.adapter or run.selection:
-        raise SystemExit("stage 1 trains the projector on the task 'alignment': no other tasks, adapters or selection")
-    folder = open_run(training, settings)
-    state = PartialState()
-    if not (folder / "results.json").exists():
-        set_seed(training.seed)
-        with state.main_process_first():
-            rows = prepare_rows(run, training)
-        if TASK not in rows.test:
-            raise SystemExit(f"{run.dataset} has no held-out rows of {TASK} within the limits")
-        align(run, training, folder, rows)
-    state.print(f"\nlosses:    {folder}/results.json")
-    state.print(f"projector: {folder}/projector.safetensors, for --projector of recipes/unified.py")
+    with open_run(training, settings) as folder:
+        finished = (folder / "results.json").exists()
+        if not finished:
+            set_seed(training.seed)
+            with PartialState().main_process_first():
+                rows = prepare_rows(run, training)
+            parts = prepare(run, training, folder, rows)
+    if not finished:
+        align(*parts, folder)
+    PartialState().print(f"\nlosses:    {folder}/results.json")
+    PartialState().print(f"projector: {folder}/projector.safetensors, for --projector of recipes/unified.py")
 
 
 if __name__ == "__main__":

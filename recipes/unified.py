@@ -14,6 +14,7 @@ data selection in DIR/selection.jsonl.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,14 @@ from omnimol_hf.analysis.report import results_table, write_results
 from omnimol_hf.collation import TrainingCollator
 from omnimol_hf.generation import generate_answers
 from omnimol_hf.metrics import baseline_predictions, score_task
-from omnimol_hf.metrics.normalised import label_scales, normalised_score
+from omnimol_hf.metrics.normalised import Scales, label_scales, normalised_score
 from omnimol_hf.rows import by_task
 from omnimol_hf.run import RunArguments, open_run, parse_run
 from omnimol_hf.run_model import choose_what_trains, prepare_model, save_trained, starting_folder
 from omnimol_hf.run_rows import RunRows, encode_told, global_batch, prepare_rows, rows_that_fit
 from omnimol_hf.selection import RowSelection
 from omnimol_hf.tasks import ALL_TASKS
-from omnimol_hf.training import ROUNDS, OmniMolTrainer, last_checkpoint, run_callbacks
+from omnimol_hf.training import ROUNDS, OmniMolTrainer, run_callbacks, train_or_continue
 
 
 def row_scorer(
@@ -55,8 +56,8 @@ def row_scorer(
     return score
 
 
-def train(run: RunArguments, training: TrainingArguments, folder: Path, rows: RunRows) -> None:
-    """Train, from the last whole checkpoint if there is one, and save what came of it."""
+def make_trainer(run: RunArguments, training: TrainingArguments, folder: Path, rows: RunRows) -> OmniMolTrainer:
+    """The model with what trains of it, the encoded rows and their order."""
     state = PartialState()
     with state.main_process_first():
         model, processor = prepare_model(run, training, folder, rows.train)
@@ -80,7 +81,7 @@ def train(run: RunArguments, training: TrainingArguments, folder: Path, rows: Ru
             selection = None
         else:
             score = row_scorer(run, model, processor, rows.train, encoded)
-    trainer = OmniMolTrainer(
+    return OmniMolTrainer(
         model=adapted,
         args=training,
         train_dataset=encoded,
@@ -92,10 +93,6 @@ def train(run: RunArguments, training: TrainingArguments, folder: Path, rows: Ru
         score=score,
         callbacks=run_callbacks(run.stop_epoch, run.patience),
     )
-    checkpoint = last_checkpoint(folder)
-    state.print(f"continuing from {checkpoint}" if checkpoint else f"training on {len(encoded):,} rows")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    save_trained(trainer, starting_folder(run, folder), folder)
 
 
 def answer_test_rows(
@@ -134,13 +131,16 @@ def report(
     results: dict[str, Any],
     test: dict[str, list[dict[str, Any]]],
     answers: dict[str, list[dict[str, Any]]],
+    scales: Scales,
     log_history: list[dict[str, float]],
 ) -> None:
-    """Print the table, and write answers, scores and pictures."""
+    """Print the table, and write answers with their normalised score rho, scores and pictures."""
     with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
         for task, rows in test.items():
             for row, answer in zip(rows, answers[task], strict=True):
-                file.write(json.dumps({**row, **answer}, ensure_ascii=False) + "\n")
+                rho = normalised_score(row, answer["answer"], scales)
+                entry = {**row, **answer, "rho": None if math.isnan(rho) else rho}
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
     if any("loss" in entry for entry in log_history):  # there is none in fewer steps than logging_steps
         plot_loss(log_history, folder / "loss.png")
     if (folder / ROUNDS).exists():
@@ -173,16 +173,20 @@ model:    {folder}/model, which these lines load:
 def main() -> None:
     run, training, settings = parse_run()
     state = PartialState()
-    folder = open_run(training, settings)
-    if (folder / "results.json").exists():
-        state.print(f"This run is finished. To train anew, choose another --output_dir or delete {folder}.")
-        state.print(closing_words(folder))
-        return
-    set_seed(training.seed)
-    with state.main_process_first():
-        rows = prepare_rows(run, training)
-    if not (folder / "model").exists():
-        train(run, training, folder, rows)
+    trainer = None
+    with open_run(training, settings) as folder:
+        if (folder / "results.json").exists():
+            state.print(f"This run is finished. To train anew, choose another --output_dir or delete {folder}.")
+            state.print(closing_words(folder))
+            return
+        set_seed(training.seed)
+        with state.main_process_first():
+            rows = prepare_rows(run, training)
+        if not (folder / "model").exists():
+            trainer = make_trainer(run, training, folder, rows)
+    if trainer is not None:
+        train_or_continue(trainer)
+        save_trained(trainer, starting_folder(run, folder), folder)
 
     processor = AutoProcessor.from_pretrained(folder / "model")
     test = {task: rows_that_fit(held_out, processor, run) for task, held_out in rows.test.items()}
@@ -192,7 +196,8 @@ def main() -> None:
     answers = answer_test_rows(run, folder / "model", processor, test)
     if state.is_main_process:
         log_history = json.loads((folder / "model" / "training_log.json").read_text())
-        report(folder, score(test, answers, rows.train, processor), test, answers, log_history)
+        scales = label_scales(rows.train.select_columns(["task", "subset", "output"]))
+        report(folder, score(test, answers, rows.train, processor), test, answers, scales, log_history)
         print(closing_words(folder))
 
 

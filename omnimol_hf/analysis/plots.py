@@ -20,7 +20,7 @@ from omnimol_hf.chemistry_omnimol import mol_from_selfies, mol_from_smiles, self
 from omnimol_hf.metrics import read_number
 from omnimol_hf.metrics.molecules import compare
 from omnimol_hf.metrics.text import without_control_tokens
-from omnimol_hf.tasks import TASKS, Task
+from omnimol_hf.tasks import ALL_TASKS, Task
 
 BLUE, ORANGE, GREEN, RED, INK, GREY, PALE = "#2a6fbb", "#d9822b", "#2e8b57", "#c0392b", "#222222", "#777777", "#e3e6ea"
 _WIDTH, _ROW_HEIGHT, _DPI = 13.0, 2.75, 130  # inches, inches, dots an inch
@@ -209,7 +209,7 @@ def _verdict(task: Task, answer: str, reference: str) -> tuple[str, str]:
 
 
 def _draw_case(figure: SubFigure, row: Mapping, answer: str) -> None:
-    task = TASKS[row["task"]]
+    task = ALL_TASKS[row["task"]]
     name = task.name.replace("_", " ") + (f" ({row['subset']})" if row.get("subset") else "")
     figure.text(0.01, 0.95, name, fontsize=11.5, fontweight="bold", color=INK, va="center")
     question = textwrap.shorten(row["instruction"], 120, placeholder=" …")

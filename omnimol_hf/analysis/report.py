@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from omnimol_hf.metrics import LOWER_IS_BETTER
-from omnimol_hf.tasks import TASKS, Task
+from omnimol_hf.tasks import ALL_TASKS, Task
 
 Results = Mapping[str, Mapping[str, Mapping[str, Mapping]]]  # task -> protocol -> metric -> fields of score_task
 
@@ -27,7 +27,7 @@ _NOTE = (
 
 def main_metric(task_name: str) -> str:
     """The one metric that stands for a task."""
-    return HEADLINES[TASKS[task_name].answer][0]
+    return HEADLINES[ALL_TASKS[task_name].answer][0]
 
 
 def short_unit(task: Task) -> str:
@@ -68,8 +68,8 @@ def _readable_share(metrics: Mapping[str, Mapping]) -> float:
 
 def _table_rows(results: Results) -> list[tuple[str, ...]]:
     rows = []
-    for name in sorted(results, key=list(TASKS).index):
-        task, metrics = TASKS[name], results[name]["strict"]
+    for name in sorted(results, key=list(ALL_TASKS).index):
+        task, metrics = ALL_TASKS[name], results[name]["strict"]
         for place, metric in enumerate(HEADLINES[task.answer]):
             fields = metrics[metric]
             unit = f" ({short_unit(task)})" if metric == "mae" and short_unit(task) else ""
