@@ -56,7 +56,7 @@ def _loss(axes: Axes, lines: Lines) -> None:
     if held_out.size:
         axes.plot(*held_out, color=ORANGE, linewidth=2, marker="o", markersize=4, label="held out")
     axes.legend(frameon=False, fontsize=9)
-    axes.set_ylabel("nats per token, with balance loss" if _tell(lines, "balance_loss") else "nats per token")
+    axes.set_ylabel("nats, with balance loss" if _tell(lines, "balance_loss") else "nats")
 
 
 def _loss_by_task(axes: Axes, lines: Lines) -> None:
