@@ -141,7 +141,7 @@ class OmniMolConfig(PreTrainedConfig):
     """
 
     model_type = "omnimol"
-    keys_to_ignore_at_inference = ["past_key_values", "router_logits", "aux_loss"]
+    keys_to_ignore_at_inference = ["past_key_values", "router_logits", "aux_loss", "sequence_nll", "expert_load"]
     sub_configs_defaults = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama", init_kwargs=_LLAMA_3_2_1B),
         "graph_config": SubConfigSpec(config_class=OmniMolGraphConfig),

@@ -217,7 +217,9 @@ class AnchorReconcileMoE(nn.Module):
         return output.view_as(hidden_states)
 
 
-def sequence_balance_loss(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor) -> Tensor:
+def sequence_balance_loss(
+    router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor
+) -> tuple[Tensor, Tensor]:
     """The balance loss l_i of each sequence (Section 3.5), averaged over the MoE layers.
 
     l_i = sum_j C_ij s_ij with C_ij = N / (T_i k) * (choices of expert j in sequence i) and s_ij the mean router
@@ -229,19 +231,21 @@ def sequence_balance_loss(router_logits: tuple[Tensor, ...], top_k: int, attenti
         attention_mask: `(batch, length)`, nonzero for tokens, 0 for padding.
 
     Returns:
-        `(batch,)` in fp32; gradients flow through s_ij.
+        l_i `(batch,)` in fp32, whose gradients flow through s_ij; and what share of each sequence's choices each
+        expert got, `(MoE layers, batch, N)` in fp32 without gradients: C_ij / N.
     """
     mask = attention_mask.to(torch.float32).unsqueeze(-1)
     lengths = mask.sum(1).clamp(min=1)
-    per_layer = []
+    per_layer, shares = [], []
     for logits in router_logits:
         probabilities = logits.float().softmax(-1)
         num_experts = logits.shape[-1]
         choices = torch.zeros_like(probabilities).scatter(-1, probabilities.topk(top_k, dim=-1).indices, 1.0)
-        load = (choices * mask).sum(1) * num_experts / (lengths * top_k)
+        share = (choices * mask).sum(1) / (lengths * top_k)
         importance = (probabilities * mask).sum(1) / lengths
-        per_layer.append((load * importance).sum(-1))
-    return torch.stack(per_layer).mean(0)
+        per_layer.append(num_experts * (share * importance).sum(-1))
+        shares.append(share)
+    return torch.stack(per_layer).mean(0), torch.stack(shares)
 
 
 __all__ = [

@@ -30,6 +30,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from omnimol_hf.llama_licence import copy_legal_files
 from omnimol_hf.sampling import MixtureSampler, SelectionSampler
 from omnimol_hf.selection import RowSelection
+from omnimol_hf.tasks import ALL_TASKS
+from omnimol_hf.telemetry import Telemetry
 
 STAGING = ".unfinished"
 ROUNDS = "selection.jsonl"
@@ -43,6 +45,11 @@ class OmniMolTrainer(Trainer):
         selection: draws the rows in rounds instead, which also decide `max_steps`.
         score: rho of the rows with these numbers, in [0, 1], by the model that is trained; all processes call it and
             may share the work. An active selection needs it.
+        balance_tasks: every task of an optimiser step counts alike, whatever its share of the tokens: the loss is the
+            mean over those tasks of each one's own mean (over its tokens, or its sequences for `"sum_per_sample"`),
+            exact over micro-batches and processes. The balance loss stays as it is. The authors' `use_task_loss`
+            means something else: it divides each task's mean in a micro-batch by its own detached value, so that only
+            the directions of the tasks' gradients count and how the rows were dealt out changes the result.
         kwargs: those of `Trainer`.
     """
 
@@ -52,11 +59,19 @@ class OmniMolTrainer(Trainer):
         mixture: dict[str, float] | None = None,
         selection: RowSelection | None = None,
         score: Callable[[np.ndarray], np.ndarray] | None = None,
+        balance_tasks: bool = False,
         **kwargs: Any,
     ) -> None:
         self.mixture = mixture
         self.selection = selection
+        self.balance_tasks = balance_tasks
         super().__init__(*args, **kwargs)
+        if balance_tasks and self.args.world_size > 1 and not self.counts_everywhere:
+            raise ValueError("balance_tasks with several processes needs average_tokens_across_devices=True")
+        # It would hide a loss that is not finite, and wait for the device in each step to see it.
+        self.args.logging_nan_inf_filter = False
+        self.telemetry = Telemetry(self)
+        self.add_callback(self.telemetry)
         self.add_callback(EpochCallback(self))
         if selection is not None:
             if score is None and selection.settings.kind == "active":
@@ -69,6 +84,11 @@ class OmniMolTrainer(Trainer):
         """Rows of one optimiser step over all processes and micro-batches."""
         return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
+    @property
+    def counts_everywhere(self) -> bool:
+        """Whether the loss is divided by what all processes have together; Trainer then multiplies it by them."""
+        return self.args.average_tokens_across_devices and self.args.world_size > 1
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
         rows = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -78,16 +98,51 @@ class OmniMolTrainer(Trainer):
             self.sampler = SelectionSampler(self.selection, rows["length"], self.global_batch, seed)
         return self.sampler
 
-    def _get_num_items_in_batch(
-        self, batch_samples: list[dict[str, Any]], device: torch.device
-    ) -> torch.Tensor | None:
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         """Labelled tokens of the whole optimiser step, or its sequences when the loss averages over those (Eq. 4)."""
-        if self.accelerator.unwrap_model(self.model).config.loss_reduction == "token_mean":
-            return super()._get_num_items_in_batch(batch_samples, device)
-        sequences = torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
-        # Trainer multiplies the loss by the processes exactly when the items were counted over all of them.
-        everywhere = self.args.average_tokens_across_devices and self.args.world_size > 1
-        return self.accelerator.gather(sequences).sum() if everywhere else sequences
+        by_tokens = self.accelerator.unwrap_model(self.model).config.loss_reduction == "token_mean"
+        items = torch.zeros(len(ALL_TASKS), dtype=torch.int64, device=device)
+        for batch in batch_samples:
+            labelled = (batch["labels"][:, 1:] != -100).sum(1)
+            each = labelled if by_tokens else torch.ones_like(labelled)
+            items.index_add_(0, batch["task_ids"].to(device), each.to(device))
+        self.task_items = self.accelerator.reduce(items, "sum") if self.counts_everywhere else items
+        return self.task_items.sum()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The loss of a micro-batch as Trainer has it, with `balance_tasks`; what it consists of goes to telemetry."""
+        inputs = dict(inputs)
+        task_ids = inputs.pop("task_ids")
+        if self.balance_tasks and model.training:
+            tasks = self.task_items.count_nonzero()
+            shares = num_items_in_batch / (tasks * self.task_items.clamp(min=1))
+            inputs["sequence_weights"] = shares[task_ids]
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            self.telemetry.add(task_ids, inputs, outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with all that telemetry has to tell; stops a run whose loss is not finite (`Telemetry.check`)."""
+        table = {}
+        if "loss" in logs:
+            self.telemetry.check(logs)
+            scalars, table = self.telemetry.read()
+            logs.update(scalars)
+        elif "train_loss" in logs:  # the end of training
+            self.telemetry.check(weights=True)
+        super().log(logs, start_time)
+        self.telemetry.write(self.state.log_history[-1] | table)
+
+    def last_checkpoint(self) -> str | None:
+        """The newest whole checkpoint of this run, or None."""
+        return last_checkpoint(self.args.output_dir)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._run_dir(trial))
@@ -100,6 +155,7 @@ class OmniMolTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write the checkpoint aside and rename it when all processes are done: it is there whole or not at all."""
+        self.telemetry.check(weights=True)
         run_dir = self._run_dir(trial)
         if self.args.should_save:
             shutil.rmtree(run_dir / STAGING, ignore_errors=True)

@@ -313,7 +313,8 @@ def balance_by_hand(router_logits, top_k, mask):
 def test_balance_loss_against_its_formula(experts, top_k):
     logits = tuple(torch.randn(3, 7, experts, requires_grad=True) for _ in range(2))
     mask = torch.tensor([[1] * 7, [0] * 3 + [1] * 4, [1, 1] + [0] * 5])  # whole, left padded, right padded
-    loss = sequence_balance_loss(logits, top_k, mask)
+    loss, share = sequence_balance_loss(logits, top_k, mask)
+    assert not share.requires_grad
     expected = balance_by_hand(logits, top_k, mask)
     assert loss.shape == (3,)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
@@ -332,6 +333,8 @@ def test_perfect_balance_gives_one_and_collapse_gives_more():
         even[0, t, t % 3] = even[0, t, (t + 1) % 3] = 1e-4  # each expert is chosen by two thirds of the tokens
     collapsed = torch.tensor([50.0, 50.0, -50.0]).expand(1, 6, 3)
     mask = torch.ones(1, 6)
-    assert sequence_balance_loss((even,), 2, mask).item() == pytest.approx(1, abs=1e-4)
-    assert sequence_balance_loss((collapsed,), 2, mask).item() == pytest.approx(1.5)
-    assert sequence_balance_loss((even, collapsed), 2, mask).item() == pytest.approx(1.25, abs=1e-4)
+    assert sequence_balance_loss((even,), 2, mask)[0].item() == pytest.approx(1, abs=1e-4)
+    assert sequence_balance_loss((collapsed,), 2, mask)[0].item() == pytest.approx(1.5)
+    assert sequence_balance_loss((even, collapsed), 2, mask)[0].item() == pytest.approx(1.25, abs=1e-4)
+    shares = sequence_balance_loss((even, collapsed), 2, mask)[1]
+    torch.testing.assert_close(shares, torch.tensor([[[1 / 3] * 3], [[0.5, 0.5, 0.0]]]))
