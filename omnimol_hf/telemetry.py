@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from omnimol_hf.adapters.layer import AdaptiveLinear
@@ -230,9 +229,7 @@ def gamma_statistics(model: nn.Module) -> dict[str, float]:
             found[part] += [module.gamma(adapter) for adapter in module.active_adapters if adapter in module.r]
         elif isinstance(module, LowRankExperts) and "original_module" not in path:
             found["experts"].append(module.gamma().flatten())
-    parts = {part: torch.cat([_whole(gamma) for gamma in gammas]) for part, gammas in found.items() if gammas}
-    # ZeRO-3 keeps parameters elsewhere between the steps: then there is nothing to tell.
-    parts = {part: gammas for part, gammas in parts.items() if gammas.numel()}
+    parts = {part: torch.cat(gammas) for part, gammas in found.items() if gammas}
     if not parts:
         return {}
     numbers = torch.stack([torch.stack([gammas.mean(), gammas.min(), gammas.max()]) for gammas in parts.values()])
@@ -240,16 +237,11 @@ def gamma_statistics(model: nn.Module) -> dict[str, float]:
     return dict(zip(names, numbers.flatten().tolist(), strict=True))
 
 
-def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
 @torch.no_grad()
 def weights_are_finite(model: nn.Module) -> Tensor:
-    """Whether all that trains is finite in this process's share of it, as a scalar bool on the device."""
+    """Whether all that trains is finite, as a scalar bool on the device."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    local = [parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in trained]
-    return torch.stack([each.isfinite().all() for each in local]).all()
+    return torch.stack([each.isfinite().all() for each in trained]).all()
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

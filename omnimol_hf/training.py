@@ -192,12 +192,24 @@ class OmniMolTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
 
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file that a run wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def train_or_continue(trainer: OmniMolTrainer) -> None:
-    """Train from the last whole checkpoint in the trainer's folder, or from the beginning if there is none."""
+    """Train from the last whole checkpoint in the trainer's folder, or from the beginning if there is none.
+
+    Raises:
+        SystemExit: if the loss or a weight is no longer finite; see `Telemetry.check`.
+    """
     checkpoint = last_checkpoint(trainer.args.output_dir)
     start = f"continuing from {checkpoint}" if checkpoint else f"training on {len(trainer.train_dataset):,} rows"
     trainer.accelerator.print(start)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except FloatingPointError as error:
+        raise SystemExit(str(error)) from error
 
 
 class EpochCallback(TrainerCallback):

@@ -16,20 +16,20 @@ import json
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments, set_seed
 
-from omnimol_hf.analysis.plots import plot_loss
 from omnimol_hf.analysis.report import write_results
+from omnimol_hf.analysis.training_plots import plot_training
 from omnimol_hf.collation import TrainingCollator
 from omnimol_hf.mixture import parse_mixture
 from omnimol_hf.run import RunArguments, open_run, parse_run
 from omnimol_hf.run_model import choose_what_trains, prepare_model, save_projector
 from omnimol_hf.run_rows import RunRows, encode_told, prepare_rows
-from omnimol_hf.training import OmniMolTrainer, run_callbacks, train_or_continue
+from omnimol_hf.telemetry import TELEMETRY
+from omnimol_hf.training import OmniMolTrainer, json_lines, run_callbacks, train_or_continue
 
 TASK = "alignment"
 
@@ -84,8 +84,9 @@ def align(trainer: OmniMolTrainer, held_out: Dataset, mismatched: Dataset, folde
             "after, with other molecules' graphs": loss_per_token(trainer, mismatched),
         }
         save_projector(trainer.accelerator.unwrap_model(trainer.model), folder / "projector.safetensors")
-        if any("loss" in entry for entry in trainer.state.log_history):
-            plot_loss(trainer.state.log_history, folder / "loss.png")
+        lines = json_lines(folder / TELEMETRY)
+        if any("loss" in line for line in lines):
+            plot_training(lines, folder / "training.png")
         write_results({"held-out loss (nats per token)": losses, "rows": len(held_out)}, folder / "results.json")
         for name, loss in losses.items():
             print(f"held-out loss {name}: {loss:.4f} nats per token ({len(held_out)} rows)")
@@ -97,11 +98,9 @@ def loss_per_token(trainer: OmniMolTrainer, rows: Dataset) -> float:
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     total, tokens = 0.0, 0
     for batch in DataLoader(rows, trainer.args.eval_batch_size, collate_fn=trainer.data_collator):
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        labels = batch["labels"]
-        logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
-        total += F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), reduction="sum").item()
-        tokens += int((labels[:, 1:] != -100).sum())
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "task_ids"}
+        total += model(**batch).sequence_nll.sum().item()
+        tokens += int((batch["labels"][:, 1:] != -100).sum())
     return total / tokens
 
 

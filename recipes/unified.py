@@ -25,8 +25,9 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoProcessor, TrainingArguments, set_seed
 
 from omnimol_hf import OmniMolForCausalLM, OmniMolProcessor
-from omnimol_hf.analysis.plots import draw_predictions, plot_loss, plot_selection
+from omnimol_hf.analysis.plots import draw_predictions
 from omnimol_hf.analysis.report import results_table, write_results
+from omnimol_hf.analysis.training_plots import plot_selection, plot_training
 from omnimol_hf.collation import TrainingCollator
 from omnimol_hf.generation import generate_answers
 from omnimol_hf.metrics import baseline_predictions, score_task
@@ -37,7 +38,8 @@ from omnimol_hf.run_model import choose_what_trains, prepare_model, save_trained
 from omnimol_hf.run_rows import RunRows, encode_told, global_batch, prepare_rows, rows_that_fit
 from omnimol_hf.selection import RowSelection
 from omnimol_hf.tasks import ALL_TASKS
-from omnimol_hf.training import ROUNDS, OmniMolTrainer, run_callbacks, train_or_continue
+from omnimol_hf.telemetry import TELEMETRY
+from omnimol_hf.training import ROUNDS, OmniMolTrainer, json_lines, run_callbacks, train_or_continue
 
 
 def row_scorer(
@@ -91,6 +93,7 @@ def make_trainer(run: RunArguments, training: TrainingArguments, folder: Path, r
         mixture=mixture,
         selection=selection,
         score=score,
+        balance_tasks=run.balance_tasks,
         callbacks=run_callbacks(run.stop_epoch, run.patience),
     )
 
@@ -132,7 +135,6 @@ def report(
     test: dict[str, list[dict[str, Any]]],
     answers: dict[str, list[dict[str, Any]]],
     scales: Scales,
-    log_history: list[dict[str, float]],
 ) -> None:
     """Print the table, and write answers with their normalised score rho, scores and pictures."""
     with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
@@ -141,11 +143,11 @@ def report(
                 rho = normalised_score(row, answer["answer"], scales)
                 entry = {**row, **answer, "rho": None if math.isnan(rho) else rho}
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    if any("loss" in entry for entry in log_history):  # there is none in fewer steps than logging_steps
-        plot_loss(log_history, folder / "loss.png")
+    lines = json_lines(folder / TELEMETRY)
+    if any("loss" in line for line in lines):  # there is none in fewer steps than logging_steps
+        plot_training(lines, folder / "training.png")
     if (folder / ROUNDS).exists():
-        rounds = [json.loads(line) for line in (folder / ROUNDS).read_text(encoding="utf-8").splitlines()]
-        plot_selection(rounds, folder / "selection.png")
+        plot_selection(json_lines(folder / ROUNDS), folder / "selection.png")
     shown = [(rows[0], answers[task][0]["answer"]) for task, rows in test.items()]
     draw_predictions([row for row, _ in shown], [answer for _, answer in shown], folder / "examples.png")
     print(results_table(results))
@@ -161,7 +163,7 @@ def closing_words(folder: Path) -> str:
     return f"""
 scores:   {folder}/results.json
 answers:  {folder}/predictions.jsonl
-pictures: {folder}/loss.png, {folder}/examples.png
+pictures: {folder}/training.png, {folder}/examples.png
 model:    {folder}/model, which these lines load:
 
     from transformers import AutoModel, AutoProcessor
@@ -195,9 +197,8 @@ def main() -> None:
         del test[task]
     answers = answer_test_rows(run, folder / "model", processor, test)
     if state.is_main_process:
-        log_history = json.loads((folder / "model" / "training_log.json").read_text())
         scales = label_scales(rows.train.select_columns(["task", "subset", "output"]))
-        report(folder, score(test, answers, rows.train, processor), test, answers, scales, log_history)
+        report(folder, score(test, answers, rows.train, processor), test, answers, scales)
         print(closing_words(folder))
 
 

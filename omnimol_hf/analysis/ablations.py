@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from omnimol_hf.analysis.plots import BLUE, GREY, INK, _save, _tidy
+from omnimol_hf.analysis.style import BLUE, GREY, INK, save_figure, tidy
 from omnimol_hf.tasks import ALL_TASKS
 
 
@@ -133,9 +133,9 @@ def plot_gradient_norms(runs: Sequence[RunSummary], path: Path) -> None:
     bottom.set_ylabel("training loss (nats per token)", color=INK)
     bottom.set_xlabel("step", color=INK)
     for axes in (top, bottom):
-        _tidy(axes)
+        tidy(axes)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_performance(runs: Sequence[RunSummary], path: Path) -> None:
@@ -170,6 +170,5 @@ def plot_performance(runs: Sequence[RunSummary], path: Path) -> None:
     right.set_yticks([])
     right.set_title(f"by task, difference from {runs[0].name}", loc="left", fontsize=10.5, color=INK)
     figure.colorbar(picture, ax=right, shrink=0.8)
-    for axes in (left,):
-        axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    left.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)

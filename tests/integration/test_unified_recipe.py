@@ -71,7 +71,7 @@ def test_run_leaves_model_scores_and_pictures(finished):
     answers = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert len(answers) == 4
     assert all(isinstance(answer["answer"], str) for answer in answers)
-    for picture in ("loss.png", "examples.png"):
+    for picture in ("training.png", "examples.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
     assert f'AutoModel.from_pretrained("{out}/model", trust_remote_code=True)' in printed
     assert not list(out.rglob("*.bin")) or all("checkpoint" in str(p) for p in out.rglob("*.bin"))
