@@ -127,7 +127,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, adapter_name: str =
     plain = not isinstance(config, AdaptiveLoraConfig)
     if plain and model.config.gamma_range is not None:
         raise ValueError(
-            f"the model's gamma_range is {model.config.gamma_range}; plain LoRA's scale needs a model without one (None)"
+            f"the model's gamma_range is {model.config.gamma_range}; plain LoRA needs a model without one (None)"
         )
     if config.target_modules is None:
         config.target_modules = TARGET_MODULES
