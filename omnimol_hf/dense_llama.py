@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from omnimol_hf.configuration_omnimol import known_llama_keys
 from omnimol_hf.from_scratch import SPECIAL_TOKENS
 from omnimol_hf.modeling_omnimol import OmniMolForCausalLM
 from omnimol_hf.stored_weights import stored_tensors
@@ -46,7 +47,8 @@ class DenseLlama:
             raise ValueError(f"{folder} has model_type {settings.get('model_type')!r}; expected 'llama'")
         self.folder = folder
         self.name = settings.get("_name_or_path", "")
-        self.config = LlamaConfig.from_dict(settings)
+        # Tools leave notes of their own in the file, which mean nothing to Llama and would be refused later.
+        self.config = LlamaConfig.from_dict({key: settings[key] for key in settings.keys() & known_llama_keys()})
         with torch.device("meta"):
             self.tensors = LlamaForCausalLM(self.config).state_dict()
         if self.config.tie_word_embeddings:

@@ -78,7 +78,7 @@ class OmniMolTextModel(LlamaModel):
         "attentions": LlamaAttention,
         "router_logits": OutputRecorder(OmniMolRouter, index=0),
     }
-    _keep_in_fp32_modules_strict = ["router", "gamma_alpha", "gamma_beta"]
+    _keep_in_fp32_modules_strict = ["router", "gamma_alpha", "gamma_beta", "gamma_p"]
 
     def __init__(self, config: OmniMolConfig) -> None:
         super().__init__(config.text_config)

@@ -363,7 +363,7 @@ def test_saving_and_loading(tmp_path, options, auto):
 
 @torch.no_grad()
 def test_loading_in_bf16_keeps_small_and_frozen_parts_in_fp32(tmp_path):
-    model, batch = tiny.model(), tiny.prompts(*ASKED)
+    model, batch = tiny.model(learn_gamma_p=True), tiny.prompts(*ASKED)
     model.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     state = model.state_dict()
