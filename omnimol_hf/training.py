@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,18 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
+from omnimol_hf.checkpoints import STAGING, WholeCheckpoints, global_batch
 from omnimol_hf.llama_licence import copy_legal_files
 from omnimol_hf.sampling import MixtureSampler, SelectionSampler
 from omnimol_hf.selection import RowSelection
 
-STAGING = ".unfinished"
 ROUNDS = "selection.jsonl"
 
 
-class OmniMolTrainer(Trainer):
+class OmniMolTrainer(WholeCheckpoints):
     """`transformers.Trainer` on encoded rows (`omnimol_hf.collation.encode_rows`).
 
     Args:
@@ -60,7 +57,7 @@ class OmniMolTrainer(Trainer):
     @property
     def global_batch(self) -> int:
         """Rows of one optimiser step over all processes and micro-batches."""
-        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return global_batch(self.args)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -81,35 +78,6 @@ class OmniMolTrainer(Trainer):
         # Trainer multiplies the loss by the processes exactly when the items were counted over all of them.
         everywhere = self.args.average_tokens_across_devices and self.args.world_size > 1
         return self.accelerator.gather(sequences).sum() if everywhere else sequences
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._run_dir(trial))
-
-    def _run_dir(self, trial: Any) -> Path:
-        folder = Path(super()._get_output_dir(trial))
-        return folder / STAGING if self._saving else folder
-
-    _saving = False
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint aside and rename it when all processes are done: it is there whole or not at all."""
-        run_dir = self._run_dir(trial)
-        if self.args.should_save:
-            shutil.rmtree(run_dir / STAGING, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._saving = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._saving = False
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            shutil.rmtree(run_dir / name, ignore_errors=True)
-            (run_dir / STAGING / name).rename(run_dir / name)
-            (run_dir / STAGING).rmdir()
-            rotate_checkpoints(output_dir=str(run_dir), save_total_limit=self.args.save_total_limit)
-        self.accelerator.wait_for_everyone()
 
     def save_whole_model(self, folder: Path, legal_from: Path | None = None) -> None:
         """Save model, processor and `training_log.json` as a folder that is there whole or not at all; no pickles.
@@ -199,21 +167,6 @@ class SelectionCallback(TrainerCallback, ExportableState):
             aside.parent.mkdir(parents=True, exist_ok=True)
             aside.write_text("".join(json.dumps(entry) + "\n" for entry in self.selection.history), encoding="utf-8")
             aside.rename(aside.with_name(ROUNDS))
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write in that gets its name only when all is written."""
-    aside = folder.with_name(folder.name + STAGING)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    yield aside
-    aside.rename(folder)
-
-
-def last_checkpoint(run_dir: str | os.PathLike[str]) -> str | None:
-    """The newest whole checkpoint of a run, or None."""
-    return get_last_checkpoint(str(run_dir)) if Path(run_dir).is_dir() else None
 
 
 def select_trainable(model: nn.Module, parts: list[str] | None) -> dict[str, int]:

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, TrainingArguments,
 from omnimol_hf import OmniMolForCausalLM, OmniMolProcessor
 from omnimol_hf.analysis.plots import draw_predictions, plot_loss, plot_selection
 from omnimol_hf.analysis.report import results_table, write_results
+from omnimol_hf.checkpoints import last_checkpoint, whole_folder
 from omnimol_hf.collation import TrainingCollator, encode_row, encode_rows
 from omnimol_hf.from_scratch import new_model, new_processor
 from omnimol_hf.generation import generate_answers
@@ -36,7 +37,7 @@ from omnimol_hf.rows import by_task, choose_rows, load_rows
 from omnimol_hf.run import RunArguments, compare_with_folder, parse_run
 from omnimol_hf.selection import RowSelection
 from omnimol_hf.tasks import ALL_TASKS
-from omnimol_hf.training import ROUNDS, OmniMolTrainer, last_checkpoint, select_trainable, use_all_cores, whole_folder
+from omnimol_hf.training import ROUNDS, OmniMolTrainer, select_trainable, use_all_cores
 
 
 def prepare_rows(run: RunArguments, training: TrainingArguments) -> tuple[Dataset, dict[str, list[dict[str, Any]]]]:
