@@ -46,8 +46,7 @@ class WholeCheckpoints(Trainer):
         """Write the checkpoint aside and rename it when all processes are done.
 
         Raises:
-            SystemExit: if it cannot be written, such as for want of space. Only the process that sees the error stops
-                by itself: the others may wait for it within a library, and their launcher ends them.
+            SystemExit: if it cannot be written, see `stops_plainly`.
         """
         run_dir = self._run_dir(trial)
         if self.args.should_save:
@@ -55,16 +54,12 @@ class WholeCheckpoints(Trainer):
         self.accelerator.wait_for_everyone()
         self._saving = True
         try:
-            super()._save_checkpoint(model, trial)
-            self._name_best_checkpoint(run_dir)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                self._finish_checkpoint(run_dir)
-        except Exception as error:
-            shutil.rmtree(run_dir / STAGING, ignore_errors=True)
-            if _is_of_the_disk(error):
-                raise SystemExit(self._what_could_not_be_saved(run_dir, error)) from error
-            raise
+            with stops_plainly(self._checkpoint_name, run_dir / STAGING):
+                super()._save_checkpoint(model, trial)
+                self._name_best_checkpoint(run_dir)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    self._finish_checkpoint(run_dir)
         finally:
             self._saving = False
         self.accelerator.wait_for_everyone()
@@ -94,19 +89,42 @@ class WholeCheckpoints(Trainer):
     def _checkpoint_name(self) -> str:
         return f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
 
-    def _what_could_not_be_saved(self, run_dir: Path, error: Exception) -> str:
-        whole = [folder for folder in checkpoints(run_dir) if what_is_torn(folder) is None]
-        free = shutil.disk_usage(run_dir).free / 1e6
-        message = (
-            f"{self._checkpoint_name} could not be written to {run_dir}: {error}\nTraining stops. What was written of "
-            f"it is removed; now {free:,.1f} MB are free on that disk.\n"
-        )
-        if not whole:
-            return message + "There was no checkpoint yet: once there is room, the same command begins anew."
-        size = sum(file.stat().st_size for file in whole[-1].rglob("*") if file.is_file()) / 1e6
-        return message + (
-            f"{whole[-1].name} is whole ({size:,.1f} MB): once there is room, the same command continues from it."
-        )
+
+@contextmanager
+def stops_plainly(name: str, aside: Path) -> Iterator[None]:
+    """Around what is written in a run's folder: after an error nothing of it stays.
+
+    Args:
+        name: what is being written.
+        aside: the folder in the run's folder where that happens.
+
+    Raises:
+        SystemExit: if the disk is full or fails, with what to do then. Only the process that sees the error stops by
+            itself: the others may wait for it within a library, and their launcher ends them.
+    """
+    try:
+        yield
+    except Exception as error:
+        free = _free_space(aside.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+        if not _is_of_the_disk(error):
+            raise
+        whole = [folder for folder in checkpoints(aside.parent) if what_is_torn(folder) is None]
+        size = sum(file.stat().st_size for file in whole[-1].rglob("*") if file.is_file()) if whole else 0
+        raise SystemExit(
+            f"{name} could not be written to {aside.parent}: {error}\n"
+            f"Training stops. {free} were free on that disk, and {_free_space(aside.parent)} are now that what was "
+            "written of it is removed.\n"
+            + (
+                f"{whole[-1].name} is whole ({size / 1e6:,.1f} MB): the same command continues from it."
+                if whole
+                else "There was no checkpoint yet: the same command begins anew."
+            )
+        ) from error
+
+
+def _free_space(folder: Path) -> str:
+    return f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB"
 
 
 def _is_of_the_disk(error: Exception) -> bool:

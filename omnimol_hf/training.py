@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from omnimol_hf.checkpoints import STAGING, WholeCheckpoints, global_batch
+from omnimol_hf.checkpoints import STAGING, WholeCheckpoints, global_batch, stops_plainly
 from omnimol_hf.llama_licence import copy_legal_files
 from omnimol_hf.sampling import MixtureSampler, SelectionSampler
 from omnimol_hf.selection import RowSelection
@@ -86,14 +86,15 @@ class OmniMolTrainer(WholeCheckpoints):
             legal_from: the checkpoint that training started from, whose licence and notice files go along.
         """
         aside = folder.with_name(folder.name + STAGING)
-        self.save_model(str(aside), _internal_call=True)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            (aside / "training_args.bin").unlink(missing_ok=True)
-            (aside / "training_log.json").write_text(json.dumps(self.state.log_history, indent=1))
-            if legal_from is not None:
-                copy_legal_files(legal_from, aside, version=None)
-            aside.rename(folder)
+        with stops_plainly(f"the {folder.name}", aside):
+            self.save_model(str(aside), _internal_call=True)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                (aside / "training_args.bin").unlink(missing_ok=True)
+                (aside / "training_log.json").write_text(json.dumps(self.state.log_history, indent=1))
+                if legal_from is not None:
+                    copy_legal_files(legal_from, aside, version=None)
+                aside.rename(folder)
         self.accelerator.wait_for_everyone()
 
 
