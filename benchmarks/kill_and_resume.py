@@ -1,15 +1,16 @@
 """Kill a training run at random times, give its command again, and compare: `python -m benchmarks.kill_and_resume`.
 
-Five times with one process and five times with two and ZeRO-2 the unified recipe, with data selection, is killed with
-SIGKILL, together with all its processes, and started again. Losses and gradient norms of all steps, rows and pi of all
-rounds, the final weights and the answers have to be those of a run that was never killed, bit for bit. Prints a table;
-the exit code is 1 if anything differs.
+The unified recipe, with data selection, is killed at five random times with SIGKILL, together with all its processes,
+and each time started again: once with one process and once with two and ZeRO-2. Losses and gradient norms of all
+steps, rows and pi of all rounds, the final weights and the answers have to be those of a run that was never killed,
+bit for bit. Prints a table; the exit code is 1 if anything differs.
 """
 
 import argparse
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -62,30 +63,37 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
     options = parser.parse_args(arguments)
     chance = random.Random(options.seed)
-    row = "{:<20} {:<8} {:<20} {:<22} {}"
-    print(row.format("launched with", "killed", "then writing", "continued from", "compared"), flush=True)
-    all_same = True
     with tempfile.TemporaryDirectory() as folder:
-        for launch in LAUNCHES:
-            config = write_run(Path(folder) / launch.split()[0])
-            whole = config.parent / "whole"
-            finish(start(config, whole, launch), whole)
-            steps = len(losses(whole))
-            for number in range(options.kills):
-                out = config.parent / f"killed_{number}"
-                step, delay = chance.randint(1, steps), chance.uniform(0, 0.3)
-                process = start(config, out, launch)
-                kill_when(process, lambda out=out, step=step: steps_logged(out) >= step, delay)
-                killed = steps_logged(out)
-                aside = ", ".join(path.name for path in (out / STAGING).glob("*")) or "-"
-                printed = finish(start(config, out, launch), out)
-                origin = [line.rsplit("/", 1)[-1] for line in printed.splitlines() if "continuing from" in line]
-                found = differences(whole, out)
-                all_same &= not found
-                verdict = "; ".join(found) or f"the same, {steps} steps"
-                print(row.format(launch, f"step {killed}", aside, "".join(origin) or "the start", verdict), flush=True)
-    if not all_same:
+        all_same = [
+            kill_at_random(launch, Path(folder) / str(n), chance, options.kills) for n, launch in enumerate(LAUNCHES)
+        ]
+    if not all(all_same):
         raise SystemExit(1)
+
+
+def kill_at_random(launch: str, folder: Path, chance: random.Random, kills: int) -> bool:
+    """Kill one run that many times, print where, and tell whether it ends as one that was never killed.
+
+    Args:
+        launch: one of `LAUNCHES`.
+        folder: where both runs go; it is made.
+    """
+    config, whole, killed = write_run(folder), folder / "whole", folder / "killed"
+    finish(start(config, whole, launch), whole)
+    row = "{:<20} {:<10} {:<20} {}"
+    print(row.format("launched with", "killed at", "while writing", "went on from"), flush=True)
+    last = losses(whole)[-1][0]
+    for step in sorted(chance.sample(range(1, last + 1), kills)):
+        process = start(config, killed, launch)
+        kill_when(process, lambda step=step: is_past(killed, step), delay=chance.uniform(0, 0.3))
+        origin = first_step(killed)
+        writing = ", ".join(path.name for path in (killed / STAGING).glob("*")) or "-"
+        print(row.format(launch, f"step {origin + steps_logged(killed)}", writing, f"step {origin}"), flush=True)
+    finish(start(config, killed, launch), killed)
+    found = differences(whole, killed)
+    verdict = f"DIFFERENT: {'; '.join(found)}" if found else f"the same as without kills, in all {last} steps"
+    print(row.format(launch, "never", "-", f"step {first_step(killed)}; {verdict}"), flush=True)
+    return not found
 
 
 def write_run(folder: Path, **settings: Any) -> Path:
@@ -144,6 +152,17 @@ def printed_by(out: Path) -> Path:
 def steps_logged(out: Path) -> int:
     """Steps that a run has logged since it was last started."""
     return printed_by(out).read_text().count("'loss':")
+
+
+def first_step(out: Path) -> int:
+    """The step of the checkpoint that a run went on from when it was last started; 0 for a new run."""
+    found = re.search(r"continuing from .*checkpoint-(\d+)", printed_by(out).read_text())
+    return int(found[1]) if found else 0
+
+
+def is_past(out: Path, step: int) -> bool:
+    """Whether a run has logged a step, or is through with all of them."""
+    return first_step(out) + steps_logged(out) >= step or (out / "model").exists()
 
 
 def finish(process: psutil.Popen, out: Path) -> str:
