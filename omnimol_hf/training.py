@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset, Sampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from omnimol_hf.checkpoints import STAGING, WholeCheckpoints, global_batch, stops_plainly
@@ -51,7 +50,7 @@ class OmniMolTrainer(WholeCheckpoints):
         if selection is not None:
             if score is None and selection.settings.kind == "active":
                 raise ValueError("an active selection needs a score: without it no task can be rated")
-            self.args.max_steps = selection.unit_steps(self.global_batch) * selection.units
+            self.args.max_steps = selection.steps(self.global_batch)
             self.add_callback(SelectionCallback(selection, score))
 
     @property
@@ -108,6 +107,29 @@ class EpochCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.sampler.set_epoch(int(state.epoch or 0))
+
+
+class StopEpochCallback(TrainerCallback):
+    """Ends training after an epoch, in the middle of the learning rate's schedule (Table 4: 10 of 15).
+
+    Args:
+        epoch: The last one, counted from 1.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if round(state.epoch or 0) >= self.epoch:
+            control.should_training_stop = True
+
+
+def run_callbacks(stop_epoch: int | None, patience: int | None) -> list[TrainerCallback]:
+    """What ends a run early: an epoch, or evaluations that bring no better validation loss."""
+    ends: list[TrainerCallback] = [] if stop_epoch is None else [StopEpochCallback(stop_epoch)]
+    return ends if patience is None else [*ends, EarlyStoppingCallback(patience)]
 
 
 class SelectionCallback(TrainerCallback, ExportableState):
@@ -201,16 +223,3 @@ def select_trainable(model: nn.Module, parts: list[str] | None) -> dict[str, int
 
 def _name_parts(model: nn.Module) -> set[str]:
     return {part for name, _ in model.named_parameters() for part in name.split(".") if not part.isdigit()}
-
-
-def use_all_cores(local_processes: int) -> int:
-    """Share the cores among the processes of this machine; `accelerate launch` alone would leave one thread each.
-
-    A number of threads that the user chose (`OMP_NUM_THREADS` other than 1) stays.
-
-    Returns:
-        The threads of this process.
-    """
-    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_processes))
-    return torch.get_num_threads()

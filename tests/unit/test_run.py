@@ -1,9 +1,10 @@
 """Settings of a run: YAML, command line, and what an output folder holds already."""
 
 import pytest
+import torch
 import yaml
 
-from omnimol_hf.run import compare_with_folder, parse_run
+from omnimol_hf.run import compare_with_folder, parse_run, use_all_cores
 
 
 @pytest.fixture
@@ -64,3 +65,16 @@ def test_a_folder_keeps_its_settings(tmp_path):
         compare_with_folder(tmp_path / "out", {"max_steps": 5, "mixture": {"logp": 0.5}})
     with pytest.raises(SystemExit, match=r"seed: 'not set' there, 1 now"):
         compare_with_folder(tmp_path / "out", {"max_steps": 4, "mixture": {"logp": 0.5}, "seed": 1})
+
+
+def test_cores_are_shared_unless_the_user_chose(monkeypatch):
+    threads = torch.get_num_threads()
+    try:
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what accelerate launch sets
+        assert use_all_cores(2) == 4
+        torch.set_num_threads(3)
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert use_all_cores(2) == 3
+    finally:
+        torch.set_num_threads(threads)

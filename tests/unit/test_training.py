@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from omnimol_hf.collation import TrainingCollator, encode_rows
-from omnimol_hf.training import OmniMolTrainer, select_trainable, use_all_cores
+from omnimol_hf.training import OmniMolTrainer, select_trainable
 from tests import tiny
 
 ROWS = [
@@ -63,16 +63,3 @@ def test_everything_but_the_graph_encoder_trains_by_default():
 def test_unknown_part_is_named():
     with pytest.raises(ValueError, match=r"no trainable parameter is named \['routers'\].*'router'"):
         select_trainable(tiny.model(), ["projector", "routers"])
-
-
-def test_cores_are_shared_unless_the_user_chose(monkeypatch):
-    threads = torch.get_num_threads()
-    try:
-        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what accelerate launch sets
-        assert use_all_cores(2) == 4
-        torch.set_num_threads(3)
-        monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        assert use_all_cores(2) == 3
-    finally:
-        torch.set_num_threads(threads)
