@@ -42,6 +42,14 @@ class WholeCheckpoints(Trainer):
     def _run_dir(self, trial: Any) -> Path:
         return Path(super()._get_output_dir(trial))
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train an epoch; none if the run was through at the checkpoint that it goes on from, where Trainer would
+        train one more step."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write the checkpoint aside and rename it when all processes are done.
 

@@ -119,6 +119,12 @@ class StopEpochCallback(TrainerCallback):
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if (state.epoch or 0) >= self.epoch:  # a run that went on from its last checkpoint
+            control.should_training_stop = True
+
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -126,10 +132,25 @@ class StopEpochCallback(TrainerCallback):
             control.should_training_stop = True
 
 
+class PatientCallback(EarlyStoppingCallback):
+    """`EarlyStoppingCallback` that a continued run takes up with the evaluations counted so far."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        # Trainer's own way of restoring makes new callbacks, which a selection's cannot be.
+        if state.global_step and type(self).__name__ in state.stateful_callbacks:
+            saved = state.stateful_callbacks[type(self).__name__]["attributes"]
+            self.early_stopping_patience_counter = saved["early_stopping_patience_counter"]
+            if self.early_stopping_patience_counter >= self.early_stopping_patience:
+                control.should_training_stop = True
+
+
 def run_callbacks(stop_epoch: int | None, patience: int | None) -> list[TrainerCallback]:
     """What ends a run early: an epoch, or evaluations that bring no better validation loss."""
     ends: list[TrainerCallback] = [] if stop_epoch is None else [StopEpochCallback(stop_epoch)]
-    return ends if patience is None else [*ends, EarlyStoppingCallback(patience)]
+    return ends if patience is None else [*ends, PatientCallback(patience)]
 
 
 class SelectionCallback(TrainerCallback, ExportableState):

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, TrainingArguments
+from transformers import TrainingArguments
 
 from omnimol_hf.adapters import AdaptiveLoraConfig, add_adapters
 from omnimol_hf.checkpoints import (
@@ -24,7 +24,7 @@ from omnimol_hf.checkpoints import (
     write_record,
 )
 from omnimol_hf.collation import TrainingCollator, encode_rows
-from omnimol_hf.training import OmniMolTrainer
+from omnimol_hf.training import OmniMolTrainer, run_callbacks
 from tests import tiny
 from tests.unit.test_training import ROWS
 
@@ -275,6 +275,20 @@ def test_adapters_go_on_bit_for_bit_in_the_middle_of_an_epoch(dtype, tmp_path):
     assert {n for n, p in ours.items() if p.requires_grad} == {n for n, p in theirs.items() if p.requires_grad}
 
 
+@pytest.mark.parametrize(("settings", "stop_epoch"), [({"max_steps": 2}, None), ({"num_train_epochs": 3}, 1)])
+def test_a_run_killed_after_its_last_checkpoint_trains_no_further(settings, stop_epoch, tmp_path):
+    """Two steps are half an epoch; an epoch of four steps is a third of the second run's schedule."""
+    settings = {"max_steps": -1, **settings}
+    whole = make_trainer(tiny.model(), tmp_path, run_callbacks(stop_epoch, None), **settings)
+    whole.train()
+    cut = make_trainer(tiny.model(), tmp_path, run_callbacks(stop_epoch, None), **settings)
+    cut.train(resume_from_checkpoint=last_checkpoint(tmp_path))
+    assert cut.state.global_step == whole.state.global_step == (2 if stop_epoch is None else 4)
+    assert losses(cut) == losses(whole)
+    ours, theirs = whole.model.state_dict(), cut.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 # --- the best checkpoint ---------------------------------------------------------------------------------------------
 
 
@@ -324,13 +338,26 @@ def test_the_best_checkpoint_is_known_after_going_on_elsewhere(tmp_path, monkeyp
 
 def test_training_stops_early_and_ends_with_the_best(tmp_path, monkeypatch):
     trainer = scored_trainer(
-        tmp_path, monkeypatch, max_steps=5, save_total_limit=None, callbacks=[EarlyStoppingCallback(2)]
+        tmp_path, monkeypatch, max_steps=5, save_total_limit=None, callbacks=run_callbacks(None, patience=2)
     )
     trainer.train()
     assert trainer.state.global_step == 4
     assert names(tmp_path) == [f"checkpoint-{step}" for step in (1, 2, 3, 4)]
     best = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
     assert all(torch.equal(trainer.model.state_dict()[name], best[name]) for name in best)
+
+
+@pytest.mark.parametrize("cut", [3, 4])
+def test_a_continued_run_stops_early_at_the_same_step(cut, tmp_path, monkeypatch):
+    """At step 3 one evaluation without a better loss is behind it, step 4 brings the second, and is the last."""
+    settings = {"max_steps": 5, "save_total_limit": None}
+    scored_trainer(tmp_path, monkeypatch, callbacks=run_callbacks(None, patience=2), **settings).train()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    if cut == 3:
+        shutil.rmtree(tmp_path / "checkpoint-4")
+    trainer = scored_trainer(tmp_path, monkeypatch, callbacks=run_callbacks(None, patience=2), **settings)
+    trainer.train(resume_from_checkpoint=last_checkpoint(tmp_path))
+    assert trainer.state.global_step == 4
 
 
 # --- how a run is launched -------------------------------------------------------------------------------------------
