@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from omnimol_hf.checkpoints import whole_folder
 from omnimol_hf.configuration_omnimol import known_llama_keys
 from omnimol_hf.from_scratch import SPECIAL_TOKENS
 from omnimol_hf.modeling_omnimol import OmniMolForCausalLM
 from omnimol_hf.stored_weights import stored_tensors
-from omnimol_hf.training import whole_folder
 
 _DOWNLOADED = ["*.safetensors", "*.json", "tokenizer*", "README.md", "LICEN*", "NOTICE*", "Notice*", "USE_POLICY*"]
 

@@ -17,6 +17,7 @@ import yaml
 from accelerate import PartialState
 from transformers import HfArgumentParser, IntervalStrategy, TrainingArguments
 
+from omnimol_hf.checkpoints import launch_settings
 from omnimol_hf.mixture import parse_mixture
 from omnimol_hf.selection import SelectionSettings
 from omnimol_hf.tasks import ALL_TASKS
@@ -288,7 +289,7 @@ def _as_yaml(settings: dict[str, Any]) -> str:
 def open_run(training: TrainingArguments, settings: dict[str, Any]) -> Iterator[Path]:
     """The output folder of a run, in whose context the run is prepared; and all cores of the machine for it.
 
-    The settings are kept in the folder when the run is prepared. What prevents that, a `ValueError`, ends the process
+    The settings, and how the run is launched, are kept in the folder when the run is prepared. What prevents that, a `ValueError`, ends the process
     with its message alone, and leaves no settings behind that would refuse the corrected ones.
 
     Raises:
@@ -296,8 +297,7 @@ def open_run(training: TrainingArguments, settings: dict[str, Any]) -> Iterator[
     """
     state = PartialState()
     folder = Path(training.output_dir)
-    # Another number of processes would be another order of rows, or another split of the optimiser's state.
-    settings = settings | {"processes": training.world_size}
+    settings = settings | launch_settings(training)
     compare_with_folder(folder, settings)
     threads = use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     state.print(f"{state.num_processes} process(es), {threads} threads each, on {training.device}")

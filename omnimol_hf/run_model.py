@@ -19,11 +19,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, Traini
 
 from omnimol_hf.adapters import AdaptiveLoraConfig, add_adapters, trainable_summary
 from omnimol_hf.adapters.export import export
+from omnimol_hf.checkpoints import stops_plainly, whole_folder
 from omnimol_hf.from_scratch import new_model, new_processor
 from omnimol_hf.modeling_omnimol import OmniMolForCausalLM
 from omnimol_hf.processing_omnimol import OmniMolProcessor
 from omnimol_hf.run import RunArguments
-from omnimol_hf.training import OmniMolTrainer, select_trainable, whole_folder
+from omnimol_hf.training import OmniMolTrainer, select_trainable
 from omnimol_hf.upcycling import upcycle
 
 ADAPTER_KINDS = ("adaptive", "lora", "rslora")
@@ -172,7 +173,7 @@ def save_trained(trainer: OmniMolTrainer, start: str, folder: Path) -> None:
     if not adapter.exists():
         trainer.save_whole_model(adapter, checkpoint_folder(start, "LICEN*", "NOTICE*", "USE*"))
     if trainer.args.should_save:
-        with whole_folder(model) as aside:
+        with stops_plainly("the model", model), whole_folder(model) as aside:
             merged = aside / "merged"
             export(adapter, "merged", merged, base=start)
             for path in merged.iterdir():

@@ -9,6 +9,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainingArguments
 
+from omnimol_hf.checkpoints import global_batch
 from omnimol_hf.collation import encode_row, encode_rows
 from omnimol_hf.mixture import load_mixture, parse_mixture
 from omnimol_hf.processing_omnimol import OmniMolProcessor
@@ -23,11 +24,6 @@ class RunRows(NamedTuple):
     train: Dataset
     validation: Dataset | None
     test: dict[str, list[dict[str, Any]]]
-
-
-def global_batch(training: TrainingArguments) -> int:
-    """Rows of one optimiser step over all processes and micro-batches."""
-    return training.train_batch_size * training.gradient_accumulation_steps * training.world_size
 
 
 def prepare_rows(run: RunArguments, training: TrainingArguments) -> RunRows:

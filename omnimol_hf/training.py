@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +13,20 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset, Sampler
-from transformers import (
-    EarlyStoppingCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
+from omnimol_hf.checkpoints import STAGING, WholeCheckpoints, global_batch, last_checkpoint, stops_plainly
 from omnimol_hf.llama_licence import copy_legal_files
 from omnimol_hf.sampling import MixtureSampler, SelectionSampler
 from omnimol_hf.selection import RowSelection
 from omnimol_hf.tasks import ALL_TASKS
 from omnimol_hf.telemetry import Telemetry
 
-STAGING = ".unfinished"
 ROUNDS = "selection.jsonl"
 
 
-class OmniMolTrainer(Trainer):
+class OmniMolTrainer(WholeCheckpoints):
     """`transformers.Trainer` on encoded rows (`omnimol_hf.collation.encode_rows`).
 
     Args:
@@ -82,7 +71,7 @@ class OmniMolTrainer(Trainer):
     @property
     def global_batch(self) -> int:
         """Rows of one optimiser step over all processes and micro-batches."""
-        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return global_batch(self.args)
 
     @property
     def counts_everywhere(self) -> bool:
@@ -144,35 +133,9 @@ class OmniMolTrainer(Trainer):
         """The newest whole checkpoint of this run, or None."""
         return last_checkpoint(self.args.output_dir)
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._run_dir(trial))
-
-    def _run_dir(self, trial: Any) -> Path:
-        folder = Path(super()._get_output_dir(trial))
-        return folder / STAGING if self._saving else folder
-
-    _saving = False
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint aside and rename it when all processes are done: it is there whole or not at all."""
         self.telemetry.check(weights=True)
-        run_dir = self._run_dir(trial)
-        if self.args.should_save:
-            shutil.rmtree(run_dir / STAGING, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._saving = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._saving = False
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            shutil.rmtree(run_dir / name, ignore_errors=True)
-            (run_dir / STAGING / name).rename(run_dir / name)
-            (run_dir / STAGING).rmdir()
-            rotate_checkpoints(output_dir=str(run_dir), save_total_limit=self.args.save_total_limit)
-        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
 
     def save_whole_model(self, folder: Path, legal_from: Path | None = None) -> None:
         """Save model, processor and `training_log.json` as a folder that is there whole or not at all; no pickles.
@@ -181,14 +144,15 @@ class OmniMolTrainer(Trainer):
             legal_from: the checkpoint that training started from, whose licence and notice files go along.
         """
         aside = folder.with_name(folder.name + STAGING)
-        self.save_model(str(aside), _internal_call=True)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            (aside / "training_args.bin").unlink(missing_ok=True)
-            (aside / "training_log.json").write_text(json.dumps(self.state.log_history, indent=1))
-            if legal_from is not None:
-                copy_legal_files(legal_from, aside, version=None)
-            aside.rename(folder)
+        with stops_plainly(f"the {folder.name}", aside):
+            self.save_model(str(aside), _internal_call=True)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                (aside / "training_args.bin").unlink(missing_ok=True)
+                (aside / "training_log.json").write_text(json.dumps(self.state.log_history, indent=1))
+                if legal_from is not None:
+                    copy_legal_files(legal_from, aside, version=None)
+                aside.rename(folder)
         self.accelerator.wait_for_everyone()
 
 
@@ -203,7 +167,7 @@ def train_or_continue(trainer: OmniMolTrainer) -> None:
     Raises:
         SystemExit: if the loss or a weight is no longer finite; see `Telemetry.check`.
     """
-    checkpoint = last_checkpoint(trainer.args.output_dir)
+    checkpoint = trainer.last_checkpoint()
     start = f"continuing from {checkpoint}" if checkpoint else f"training on {len(trainer.train_dataset):,} rows"
     trainer.accelerator.print(start)
     try:
@@ -234,6 +198,12 @@ class StopEpochCallback(TrainerCallback):
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if (state.epoch or 0) >= self.epoch:  # a run that went on from its last checkpoint
+            control.should_training_stop = True
+
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -241,10 +211,25 @@ class StopEpochCallback(TrainerCallback):
             control.should_training_stop = True
 
 
+class PatientCallback(EarlyStoppingCallback):
+    """`EarlyStoppingCallback` that a continued run takes up with the evaluations counted so far."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        # Trainer's own way of restoring makes new callbacks, which a selection's cannot be.
+        if state.global_step and type(self).__name__ in state.stateful_callbacks:
+            saved = state.stateful_callbacks[type(self).__name__]["attributes"]
+            self.early_stopping_patience_counter = saved["early_stopping_patience_counter"]
+            if self.early_stopping_patience_counter >= self.early_stopping_patience:
+                control.should_training_stop = True
+
+
 def run_callbacks(stop_epoch: int | None, patience: int | None) -> list[TrainerCallback]:
     """What ends a run early: an epoch, or evaluations that bring no better validation loss."""
     ends: list[TrainerCallback] = [] if stop_epoch is None else [StopEpochCallback(stop_epoch)]
-    return ends if patience is None else [*ends, EarlyStoppingCallback(patience)]
+    return ends if patience is None else [*ends, PatientCallback(patience)]
 
 
 class SelectionCallback(TrainerCallback, ExportableState):
@@ -305,21 +290,6 @@ class SelectionCallback(TrainerCallback, ExportableState):
             aside.parent.mkdir(parents=True, exist_ok=True)
             aside.write_text("".join(json.dumps(entry) + "\n" for entry in self.selection.history), encoding="utf-8")
             aside.rename(aside.with_name(ROUNDS))
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write in that gets its name only when all is written."""
-    aside = folder.with_name(folder.name + STAGING)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    yield aside
-    aside.rename(folder)
-
-
-def last_checkpoint(run_dir: str | os.PathLike[str]) -> str | None:
-    """The newest whole checkpoint of a run, or None."""
-    return get_last_checkpoint(str(run_dir)) if Path(run_dir).is_dir() else None
 
 
 def select_trainable(model: nn.Module, parts: list[str] | None) -> dict[str, int]:

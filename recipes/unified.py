@@ -28,6 +28,7 @@ from omnimol_hf import OmniMolForCausalLM, OmniMolProcessor
 from omnimol_hf.analysis.plots import draw_predictions
 from omnimol_hf.analysis.report import results_table, write_results
 from omnimol_hf.analysis.training_plots import plot_selection, plot_training
+from omnimol_hf.checkpoints import global_batch
 from omnimol_hf.collation import TrainingCollator
 from omnimol_hf.generation import generate_answers
 from omnimol_hf.metrics import baseline_predictions, score_task
@@ -35,7 +36,7 @@ from omnimol_hf.metrics.normalised import Scales, label_scales, normalised_score
 from omnimol_hf.rows import by_task
 from omnimol_hf.run import RunArguments, open_run, parse_run
 from omnimol_hf.run_model import choose_what_trains, prepare_model, save_trained, starting_folder
-from omnimol_hf.run_rows import RunRows, encode_told, global_batch, prepare_rows, rows_that_fit
+from omnimol_hf.run_rows import RunRows, encode_told, prepare_rows, rows_that_fit
 from omnimol_hf.selection import RowSelection
 from omnimol_hf.tasks import ALL_TASKS
 from omnimol_hf.telemetry import TELEMETRY

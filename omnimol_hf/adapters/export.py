@@ -26,11 +26,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, PreTra
 
 from omnimol_hf.adapters.config import AdaptiveLoraConfig, AdaptivePeftType
 from omnimol_hf.adapters.layer import GAMMA_PARAMETERS
+from omnimol_hf.checkpoints import whole_folder
 from omnimol_hf.configuration_omnimol import OmniMolConfig
 from omnimol_hf.dense_llama import local_folder
 from omnimol_hf.llama_licence import copy_legal_files
 from omnimol_hf.moe_omnimol import PROJECTIONS, AnchorReconcileMoE, LowRankExperts, adaptive_gamma
-from omnimol_hf.training import whole_folder
 
 FORMATS = ("folded", "merged", "full-experts")
 _OWN_KEYS = {f.name for f in fields(AdaptiveLoraConfig)} - {f.name for f in fields(LoraConfig)}
