@@ -3,12 +3,16 @@
 `strict` splits into words and punctuation marks (`nltk.wordpunct_tokenize`), so that scores do not depend on a model's
 tokenizer; an empty answer scores 0 and control tokens are removed first. `paper` splits into the pieces of the model's
 own tokenizer, at most 512, as the authors do, and leaves a control token that is still in the answer where it is:
-ROUGE then counts its letters as words.
+ROUGE then counts its letters as words. An empty answer gets no treatment of its own there.
+
+Both: corpus BLEU as `nltk.corpus_bleu` without smoothing, ROUGE F-measures as `rouge_score` without a stemmer, METEOR
+of `nltk` without WordNet. The fields `variant` say which tokens were compared.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from types import SimpleNamespace
 
@@ -16,7 +20,8 @@ import numpy as np
 from nltk import wordpunct_tokenize
 from nltk.stem.porter import PorterStemmer
 from nltk.translate.meteor_score import single_meteor_score
-from rouge_score.rouge_scorer import RougeScorer
+from rapidfuzz.distance import LCSseq
+from rouge_score.tokenize import tokenize as rouge_words
 
 from omnimol_hf.metrics.bootstrap import Metric, mean_metric
 
@@ -27,7 +32,8 @@ PAPER_MAX_PIECES = 512
 _CONTROL_TOKEN = re.compile(r"<\|[^|<>]*\|>")
 _STEMMER = SimpleNamespace(stem=lru_cache(maxsize=1 << 16)(PorterStemmer().stem))
 _NO_SYNONYMS = SimpleNamespace(synsets=lambda word: [])
-_ROUGE = {"rouge-1": "rouge1", "rouge-2": "rouge2", "rouge-l": "rougeL"}
+_CACHED = 1 << 15
+ROUGE = ("rouge-1", "rouge-2", "rouge-l")
 
 
 def without_control_tokens(text: str) -> str:
@@ -50,6 +56,16 @@ def _bleu(sums: np.ndarray) -> np.ndarray:
     return np.where(matches.min(axis=-1) > 0, precision * brevity, 0.0)
 
 
+def _ngram_sums(prediction: Sequence[str], reference: Sequence[str], order: int) -> list[int]:
+    """Of one row: matches and totals of n = 1 .. order, then both lengths. nltk counts at least one n-gram a row."""
+    totals = [max(1, len(prediction) - n + 1) for n in range(1, order + 1)]
+    if prediction == reference:
+        matches = [max(0, len(prediction) - n + 1) for n in range(1, order + 1)]
+    else:
+        matches = [(_ngrams(prediction, n) & _ngrams(reference, n)).total() for n in range(1, order + 1)]
+    return [*matches, *totals, len(prediction), len(reference)]
+
+
 def bleu_metric(
     predictions: Sequence[Sequence[str]],
     references: Sequence[Sequence[str]],
@@ -67,21 +83,35 @@ def bleu_metric(
     counts = np.ones(len(predictions), dtype=bool) if counts is None else counts
     sums = np.zeros((len(predictions), 2 * order + 2))
     for row in np.flatnonzero(counts):
-        prediction, reference = predictions[row], references[row]
-        for n in range(1, order + 1):
-            found = _ngrams(prediction, n)
-            sums[row, n - 1] = (found & _ngrams(reference, n)).total()
-            sums[row, order + n - 1] = max(1, found.total())  # nltk counts at least one n-gram a row
-        sums[row, -2:] = len(prediction), len(reference)
+        sums[row] = _ngram_sums(predictions[row], references[row], order)
     return Metric(sums, _bleu, n=int(counts.sum()), misses=misses or {}, variant=variant)
+
+
+def _shorter_bleu(metric: Metric, order: int) -> Metric:
+    """BLEU of a smaller order from the same counts."""
+    longest = metric.sums.shape[1] // 2 - 1
+    columns = [*range(order), *range(longest, longest + order), -2, -1]
+    return replace(metric, sums=metric.sums[:, columns])
+
+
+def _f_measure(matches: int, answered: int, expected: int) -> float:
+    return 2 * matches / (answered + expected) if matches else 0.0
+
+
+@lru_cache(maxsize=_CACHED)
+def rouge(answer: str, reference: str) -> tuple[float, float, float]:
+    """ROUGE-1, ROUGE-2 and ROUGE-L F-measures of one answer, equal to those of `rouge_score` without a stemmer."""
+    found, expected = rouge_words(answer, None), rouge_words(reference, None)
+    pairs = ((_ngrams(found, n), _ngrams(expected, n)) for n in (1, 2))
+    overlaps = (_f_measure((a & b).total(), a.total(), b.total()) for a, b in pairs)
+    return *overlaps, _f_measure(LCSseq.similarity(found, expected), len(found), len(expected))
 
 
 def _rouge_metrics(
     predictions: Sequence[str], references: Sequence[str], misses: Mapping[str, int]
 ) -> dict[str, Metric]:
-    scorer = RougeScorer(list(_ROUGE.values()), use_stemmer=False)
-    rows = [scorer.score(reference, answer) for answer, reference in zip(predictions, references, strict=True)]
-    return {name: mean_metric([row[key].fmeasure for row in rows], misses=misses) for name, key in _ROUGE.items()}
+    values = np.array([rouge(*texts) for texts in zip(predictions, references, strict=True)])
+    return {name: mean_metric(values[:, column], misses=misses) for column, name in enumerate(ROUGE)}
 
 
 def _token_metrics(
@@ -91,9 +121,8 @@ def _token_metrics(
     tokens: str,
     meteor: bool,
 ) -> dict[str, Metric]:
-    metrics = {
-        f"bleu-{order}": bleu_metric(predictions, references, order, misses=misses, variant=tokens) for order in (2, 4)
-    }
+    bleu = bleu_metric(predictions, references, 4, misses=misses, variant=tokens)
+    metrics = {"bleu-2": _shorter_bleu(bleu, 2), "bleu-4": bleu}
     if meteor:
         score = partial(single_meteor_score, stemmer=_STEMMER, wordnet=_NO_SYNONYMS)
         values = [score(reference, answer) for answer, reference in zip(predictions, references, strict=True)]
@@ -111,7 +140,7 @@ def text_metrics(
     predictions = [without_control_tokens(text) for text in predictions]
     empty = sum(not text for text in predictions)
     misses = {"empty": empty} if empty else {}
-    tokens = "words split at white space" if words is str.split else "words and punctuation marks"
+    tokens = "words split at white space" if words is str.split else "words and punctuation marks (nltk wordpunct)"
     return {
         **_token_metrics([*map(words, predictions)], [*map(words, references)], misses, tokens, meteor),
         **_rouge_metrics(predictions, references, misses),
@@ -119,7 +148,11 @@ def text_metrics(
 
 
 def paper_text_metrics(
-    predictions: Sequence[str], references: Sequence[str], tokenize: Tokenize | None, meteor: bool = True
+    predictions: Sequence[str],
+    references: Sequence[str],
+    tokenize: Tokenize | None,
+    meteor: bool = True,
+    tokenizer_name: str = "the model's tokenizer",
 ) -> dict[str, Metric]:
     """`paper`: the same scores on the pieces of the model's tokenizer; without one, ROUGE alone."""
     metrics = _rouge_metrics(predictions, references, {})
@@ -130,4 +163,4 @@ def paper_text_metrics(
         return tokenize(_CONTROL_TOKEN.sub("", text))[:PAPER_MAX_PIECES]
 
     answers, truths = [pieces(text) for text in predictions], [pieces(text) for text in references]
-    return {**_token_metrics(answers, truths, {}, "pieces of the model's tokenizer", meteor), **metrics}
+    return {**_token_metrics(answers, truths, {}, f"pieces of {tokenizer_name}", meteor), **metrics}

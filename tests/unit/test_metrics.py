@@ -19,6 +19,7 @@ from omnimol_hf.metrics.procedures import why_invalid
 from omnimol_hf.tasks import TASKS
 
 MOLECULE_KEYS = {"exact_match", "bleu", "levenshtein", "rdk", "maccs", "morgan", "validity"}
+MOLECULE_KEYS |= {f"exact_match_{how}" for how in ("no_stereo", "inchi", "inchi_no_stereo")}
 TEXT_KEYS = {"bleu-2", "bleu-4", "rouge-1", "rouge-2", "rouge-l", "meteor"}
 NUMBER_KEYS = {"mae", "r2", "valid_answer_rate"}
 PROCEDURE_KEYS = {"validity", *(f"accuracy@{k}" for k in (100, 90, 75, 50)), *TEXT_KEYS} - {"meteor"}
