@@ -173,7 +173,7 @@ def _tanimoto(answer: str, truth: str) -> tuple[float, ...]:
 
 
 def _strict_similarities(answer: Molecule | None, truth: Molecule) -> tuple[float, ...]:
-    """The same set of components is similar by 1, methane too, which has no path and so no bit in common with itself."""
+    """1 for the same set of components, methane too, which has no path and so no bit in common with itself."""
     if answer is None:
         return (0.0,) * len(FINGERPRINTS)
     if answer.components == truth.components:
@@ -204,7 +204,7 @@ def strict_misses(predictions: Sequence[str], pairs: Sequence[Pair]) -> Counter:
 
 
 def molecule_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Metric]:
-    """`strict`: `exact_match` and its variants, `bleu`, `levenshtein`, `rdk`, `maccs`, `morgan`, `validity` of all rows.
+    """`strict`, over all rows: `EXACT_MATCHES`, `bleu`, `levenshtein`, `rdk`, `maccs`, `morgan` and `validity`.
 
     Raises:
         ValueError: If a reference is not a molecule.
@@ -242,7 +242,7 @@ def left_out(valid: np.ndarray) -> dict[str, int]:
 
 
 def paper_molecule_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Metric]:
-    """`paper`: `exact_match`, `bleu`, `levenshtein`, `rdk`, `maccs`, `morgan`, `validity` as the authors compute them."""
+    """`paper`: `exact_match`, `bleu`, `levenshtein`, `rdk`, `maccs`, `morgan` and `validity`."""
     pairs, valid = paper_pairs(predictions, references)
     misses = left_out(valid)
     exact, distances = np.zeros(len(pairs)), np.zeros(len(pairs))

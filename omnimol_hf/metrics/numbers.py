@@ -1,9 +1,10 @@
 """Scores of numeric answers: MAE, R2 and the share of answers that hold a number at all.
 
-`strict` reads signs, exponents, thousands separators, percent signs and units, and counts every row: in place of an
-answer without a number stands the constant answer (the training median, when the caller gives it, else the median of
-the references), so that staying silent never beats knowing nothing. `paper` reads as the authors' code does, minus
-signs lost included, and leaves out what it cannot read.
+`strict` reads signs, exponents (`1.2e-3`, `1.2 x 10^-3`), thousands separators and percent signs, passes over words
+and units without converting them, and counts every row: in place of an answer without a number stands the constant
+answer (the training median, when the caller gives it, else the median of the references), so that staying silent
+never beats knowing nothing. `paper` reads as the authors' code does, minus signs lost included, and leaves out what
+it cannot read; control tokens are removed first, or their code could read no yield and no orbital energy at all.
 """
 
 import re
@@ -18,9 +19,13 @@ from omnimol_hf.metrics.text import without_control_tokens
 LARGEST = 1e9  # no task comes near; beyond it a single answer would decide the mean of all rows
 # A sign that joins words (`LogP-1.2`) is a hyphen, and digits inside a word (`C2H6`) are no number.
 _NUMBER = re.compile(
-    r"((?:(?<!\w)[-+−])?(?<![\w.])(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+\.?\d*|\.\d+)(?:[eE][-+−]?\d+)?)(\s*%)?",
-    re.ASCII,
+    r"""((?:(?<!\w)[-+])?(?<![\w.])(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+\.?\d*|\.\d+))  # sign and digits
+    (?:[eE]([-+]?\d+)|\s*(?:[x×*·]|\\times)\s*10(?:\^|\*\*)[{(]?([-+]?\d+)[)}]?)?  # exponent
+    (\s*%)?""",
+    re.ASCII | re.VERBOSE,
 )
+_SUPERSCRIPT = re.compile("10([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
+_PLAIN = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹−", "+-0123456789-")
 _UNSIGNED = re.compile(r"\d+(?:\.\d+)?")
 _SIGNED = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
@@ -34,10 +39,12 @@ def read_number(text: str) -> float:
     text = without_control_tokens(text)
     if not text:
         raise ValueError("empty")
+    text = _SUPERSCRIPT.sub(lambda power: "10^" + power[1].translate(_PLAIN), text).replace("−", "-")
     match = _NUMBER.search(text)
     if match is None:
         raise ValueError("no number")
-    value = float(match[1].replace(",", "").replace("−", "-")) / (100 if match[2] else 1)
+    digits, exponent, power_of_ten, percent = match.groups()
+    value = float(f"{digits.replace(',', '')}e{exponent or power_of_ten or 0}") / (100 if percent else 1)
     if abs(value) > LARGEST:
         raise ValueError("out of range")
     return value
@@ -146,7 +153,7 @@ def paper_number_metrics(
 ) -> dict[str, Metric]:
     """`paper`: the same over the rows where the authors' pattern finds a number in answer and reference."""
     read = _PAPER_READERS.get(task_name, _PAPER_DEFAULT)
-    answers, misses = _read_all(predictions, read)
+    answers, misses = _read_all([without_control_tokens(text) for text in predictions], read)
     truths, _ = _read_all(references, read)
     readable = np.isfinite(answers)
     return _number_metrics(answers, truths, readable, readable & np.isfinite(truths), misses, subsets)

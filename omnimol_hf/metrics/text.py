@@ -32,6 +32,7 @@ PAPER_MAX_PIECES = 512
 _CONTROL_TOKEN = re.compile(r"<\|[^|<>]*\|>")
 _STEMMER = SimpleNamespace(stem=lru_cache(maxsize=1 << 16)(PorterStemmer().stem))
 _NO_SYNONYMS = SimpleNamespace(synsets=lambda word: [])
+MODEL_TOKENIZER = "the model's tokenizer"
 _CACHED = 1 << 15
 ROUGE = ("rouge-1", "rouge-2", "rouge-l")
 
@@ -152,7 +153,7 @@ def paper_text_metrics(
     references: Sequence[str],
     tokenize: Tokenize | None,
     meteor: bool = True,
-    tokenizer_name: str = "the model's tokenizer",
+    tokenizer_name: str = MODEL_TOKENIZER,
 ) -> dict[str, Metric]:
     """`paper`: the same scores on the pieces of the model's tokenizer; without one, ROUGE alone."""
     metrics = _rouge_metrics(predictions, references, {})
