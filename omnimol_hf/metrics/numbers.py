@@ -65,19 +65,19 @@ _PAPER_READERS = {"homo_lumo": float, "yield_regression": float, "scf_energy": _
 _PAPER_DEFAULT = _first(_UNSIGNED)
 
 
-def _read_all(texts: Sequence[str], read: Callable[[str], float]) -> tuple[np.ndarray, Counter]:
-    """Values, NaN where unreadable, and the reasons."""
-    values, reasons = np.full(len(texts), np.nan), Counter()
+def _read_all(texts: Sequence[str], read: Callable[[str], float]) -> tuple[np.ndarray, list[str | None]]:
+    """Values, NaN where unreadable, and there the reason."""
+    values, reasons = np.full(len(texts), np.nan), [None] * len(texts)
     for row, text in enumerate(texts):
         try:
             value = read(text)
         except ValueError as error:
-            reasons[str(error) if read is read_number else "no number"] += 1
+            reasons[row] = str(error) if read is read_number else "no number"
             continue
         if np.isfinite(value):
             values[row] = value
         else:  # float("nan") and float("inf") are numbers to Python
-            reasons["no number"] += 1
+            reasons[row] = "no number"
     return values, reasons
 
 
@@ -95,7 +95,9 @@ def _error_metrics(
     answers, truths = np.where(counts, answers, 0.0), np.where(counts, truths, 0.0)
     error = answers - truths
     shifted = truths - (truths[counts].mean() if counts.any() else 0.0)  # against cancellation in the sums
-    sums = np.where(counts[:, None], np.stack([np.ones_like(error), shifted, shifted**2, error**2], axis=1), 0.0)
+    with np.errstate(over="ignore"):  # `paper` has no bound
+        squares = error**2
+    sums = np.where(counts[:, None], np.stack([np.ones_like(error), shifted, shifted**2, squares], axis=1), 0.0)
     return {
         f"mae{suffix}": mean_metric(np.abs(error), counts, misses),
         f"r2{suffix}": Metric(sums, _r2, n=int(counts.sum()), misses=misses),
@@ -105,18 +107,17 @@ def _error_metrics(
 def _number_metrics(
     answers: np.ndarray,
     truths: np.ndarray,
-    readable: np.ndarray,
     counts: np.ndarray,
-    misses: Mapping[str, int],
+    reasons: Sequence[str | None],
     subsets: Sequence[str] | None,
 ) -> dict[str, Metric]:
+    misses = Counter(filter(None, reasons))
     metrics = _error_metrics(answers, truths, counts, misses)
-    names = sorted({name for name in subsets if name}) if subsets is not None else []
-    for name in names:
+    for name in sorted({name for name in subsets or () if name}):
         members = np.array([subset == name for subset in subsets])
-        unreadable = int((members & ~readable).sum())
-        reasons = {"unreadable": unreadable} if unreadable else {}
-        metrics |= _error_metrics(answers, truths, counts & members, reasons, f"/{name}")
+        of_subset = Counter(reasons[row] for row in np.flatnonzero(members) if reasons[row])
+        metrics |= _error_metrics(answers, truths, counts & members, of_subset, f"/{name}")
+    readable = [reason is None for reason in reasons]
     return {**metrics, "valid_answer_rate": mean_metric(readable, misses=misses)}
 
 
@@ -135,17 +136,16 @@ def number_metrics(
         ValueError: If a reference holds no number.
     """
     truths, unreadable = _read_all(references, read_number)
-    if unreadable:
+    if any(unreadable):
         row = int(np.flatnonzero(np.isnan(truths))[0])
         raise ValueError(f"reference {row} holds no number: {references[row]!r}")
-    answers, misses = _read_all(predictions, read_number)
-    readable = np.isfinite(answers)
+    answers, reasons = _read_all(predictions, read_number)
     constants = np.full(len(truths), np.nan)
     if constant_answers is not None:
         constants, _ = _read_all(constant_answers, read_number)
     constants = np.where(np.isnan(constants), np.median(truths), constants)
-    answers = np.where(readable, answers, constants)
-    return _number_metrics(answers, truths, readable, np.ones(len(truths), dtype=bool), misses, subsets)
+    answers = np.where(np.isnan(answers), constants, answers)
+    return _number_metrics(answers, truths, np.ones(len(truths), dtype=bool), reasons, subsets)
 
 
 def paper_number_metrics(
@@ -153,7 +153,6 @@ def paper_number_metrics(
 ) -> dict[str, Metric]:
     """`paper`: the same over the rows where the authors' pattern finds a number in answer and reference."""
     read = _PAPER_READERS.get(task_name, _PAPER_DEFAULT)
-    answers, misses = _read_all([without_control_tokens(text) for text in predictions], read)
+    answers, reasons = _read_all([without_control_tokens(text) for text in predictions], read)
     truths, _ = _read_all(references, read)
-    readable = np.isfinite(answers)
-    return _number_metrics(answers, truths, readable, readable & np.isfinite(truths), misses, subsets)
+    return _number_metrics(answers, truths, np.isfinite(answers) & np.isfinite(truths), reasons, subsets)
