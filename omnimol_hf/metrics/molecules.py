@@ -222,7 +222,9 @@ def molecule_metrics(predictions: Sequence[str], references: Sequence[str]) -> d
     distances = [Levenshtein.distance(*strings) for strings in zip(smiles, true_smiles, strict=True)]
     return {
         **{name: mean_metric(values, misses=misses) for name, values in exact.items()},
-        "bleu": bleu_metric(smiles, true_smiles, 4, misses=misses, variant="characters of canonical isomeric SMILES"),
+        "bleu": bleu_metric(
+            smiles, true_smiles, 4, 0, misses=misses, variant="characters of canonical isomeric SMILES"
+        ),
         "levenshtein": mean_metric(distances, misses=misses),
         **{name: mean_metric(similarities[:, kind], misses=misses) for kind, name in enumerate(FINGERPRINTS)},
         "validity": mean_metric([answer is not None for answer, _ in pairs], misses=misses),
@@ -256,7 +258,7 @@ def paper_molecule_metrics(predictions: Sequence[str], references: Sequence[str]
     answers = [without_control_tokens(text) for text in predictions]
     return {
         "exact_match": mean_metric(exact, valid, misses),
-        "bleu": bleu_metric(answers, references, 4, valid, misses, variant="characters of SELFIES"),
+        "bleu": bleu_metric(answers, references, 4, 1, valid, misses, variant="characters of SELFIES"),
         "levenshtein": mean_metric(distances, valid, misses),
         **{name: mean_metric(similarities[:, kind], valid, misses) for kind, name in enumerate(FINGERPRINTS)},
         "validity": mean_metric([answer is not None for answer, _ in pairs], misses=misses),

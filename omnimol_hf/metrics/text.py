@@ -5,8 +5,8 @@ tokenizer; an empty answer scores 0 and control tokens are removed first. `paper
 own tokenizer, at most 512, as the authors do, and leaves a control token that is still in the answer where it is:
 ROUGE then counts its letters as words. An empty answer gets no treatment of its own there.
 
-Both: corpus BLEU as `nltk.corpus_bleu` without smoothing, ROUGE F-measures as `rouge_score` without a stemmer, METEOR
-of `nltk` without WordNet. The fields `variant` say which tokens were compared.
+Both: corpus BLEU without smoothing, in `strict` as sacrebleu and in `paper` as nltk computes it; ROUGE F-measures as
+`rouge_score` without a stemmer; METEOR of nltk without WordNet. The fields `variant` say which tokens were compared.
 """
 
 import re
@@ -47,44 +47,52 @@ def _ngrams(tokens: Sequence[str], n: int) -> Counter:
 
 
 def _bleu(sums: np.ndarray) -> np.ndarray:
-    """Corpus BLEU from summed counts: matches and totals of each n, then both lengths. `(..., 2N + 2) -> (...)`."""
+    """Corpus BLEU from summed counts: matches and totals of each n, then both lengths. `(..., 2N + 2) -> (...)`.
+
+    The geometric mean is taken over those n of which there are any n-grams.
+    """
     order = sums.shape[-1] // 2 - 1
     matches, totals = sums[..., :order], sums[..., order : 2 * order]
     length, reference_length = sums[..., -2], sums[..., -1]
+    there = totals > 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        precision = np.exp(np.log(matches / totals).mean(axis=-1))
-        brevity = np.exp(np.minimum(0.0, 1.0 - reference_length / length))
-    return np.where(matches.min(axis=-1) > 0, precision * brevity, 0.0)
+        logarithms = np.where(there, np.log(matches / totals), 0.0).sum(axis=-1) / there.sum(axis=-1)
+        brevity = np.minimum(0.0, 1.0 - reference_length / length)
+        value = np.exp(logarithms + brevity)
+    return np.where(there.any(axis=-1) & (length > 0), value, 0.0)
 
 
-def _ngram_sums(prediction: Sequence[str], reference: Sequence[str], order: int) -> list[int]:
-    """Of one row: matches and totals of n = 1 .. order, then both lengths. nltk counts at least one n-gram a row."""
-    totals = [max(1, len(prediction) - n + 1) for n in range(1, order + 1)]
+def _ngram_sums(prediction: Sequence[str], reference: Sequence[str], order: int, least: int) -> list[int]:
+    """Of one row: matches and totals of n = 1 .. order, then both lengths."""
+    counts = [max(0, len(prediction) - n + 1) for n in range(1, order + 1)]
     if prediction == reference:
-        matches = [max(0, len(prediction) - n + 1) for n in range(1, order + 1)]
+        matches = counts
     else:
         matches = [(_ngrams(prediction, n) & _ngrams(reference, n)).total() for n in range(1, order + 1)]
-    return [*matches, *totals, len(prediction), len(reference)]
+    return [*matches, *(max(least, count) for count in counts), len(prediction), len(reference)]
 
 
 def bleu_metric(
     predictions: Sequence[Sequence[str]],
     references: Sequence[Sequence[str]],
     order: int,
+    least: int,
     counts: np.ndarray | None = None,
     misses: Mapping[str, int] | None = None,
     variant: str | None = None,
 ) -> Metric:
-    """Corpus BLEU up to n-grams of length `order`, equal to `nltk.corpus_bleu` with one reference and no smoothing.
+    """Corpus BLEU up to n-grams of length `order`, with one reference a row and no smoothing.
 
     Args:
         predictions, references: Tokens of each row (a string is a sequence of characters).
+        least: What a row too short for any n-gram adds to their total number: 0 as in sacrebleu (with
+            `effective_order`), so that the right answer always scores 1; 1 as in nltk.
         counts: Bool, shape `(n_rows,)`; rows where it is false are left out.
     """
     counts = np.ones(len(predictions), dtype=bool) if counts is None else counts
     sums = np.zeros((len(predictions), 2 * order + 2))
     for row in np.flatnonzero(counts):
-        sums[row] = _ngram_sums(predictions[row], references[row], order)
+        sums[row] = _ngram_sums(predictions[row], references[row], order, least)
     return Metric(sums, _bleu, n=int(counts.sum()), misses=misses or {}, variant=variant)
 
 
@@ -118,11 +126,12 @@ def _rouge_metrics(
 def _token_metrics(
     predictions: list[list[str]],
     references: list[list[str]],
+    least: int,
     misses: Mapping[str, int],
     tokens: str,
     meteor: bool,
 ) -> dict[str, Metric]:
-    bleu = bleu_metric(predictions, references, 4, misses=misses, variant=tokens)
+    bleu = bleu_metric(predictions, references, 4, least, misses=misses, variant=tokens)
     metrics = {"bleu-2": _shorter_bleu(bleu, 2), "bleu-4": bleu}
     if meteor:
         score = partial(single_meteor_score, stemmer=_STEMMER, wordnet=_NO_SYNONYMS)
@@ -143,7 +152,7 @@ def text_metrics(
     misses = {"empty": empty} if empty else {}
     tokens = "words split at white space" if words is str.split else "words and punctuation marks (nltk wordpunct)"
     return {
-        **_token_metrics([*map(words, predictions)], [*map(words, references)], misses, tokens, meteor),
+        **_token_metrics([*map(words, predictions)], [*map(words, references)], 0, misses, tokens, meteor),
         **_rouge_metrics(predictions, references, misses),
     }
 
@@ -164,4 +173,4 @@ def paper_text_metrics(
         return tokenize(_CONTROL_TOKEN.sub("", text))[:PAPER_MAX_PIECES]
 
     answers, truths = [pieces(text) for text in predictions], [pieces(text) for text in references]
-    return {**_token_metrics(answers, truths, {}, f"pieces of {tokenizer_name}", meteor), **metrics}
+    return {**_token_metrics(answers, truths, 1, {}, f"pieces of {tokenizer_name}", meteor), **metrics}
