@@ -13,8 +13,9 @@ Both: Tanimoto similarity of RDKit path fingerprints (2048 bits), MACCS keys and
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -172,6 +173,13 @@ def _tanimoto(answer: str, truth: str) -> tuple[float, ...]:
     return tuple(map(DataStructs.TanimotoSimilarity, _fingerprints(answer), _fingerprints(truth)))
 
 
+def _compute_fingerprints(pairs: Iterable[tuple[str, str]]) -> None:
+    """Fingerprints of all that `_tanimoto` will ask for, on all cores; they wait in the cache."""
+    skeletons = {one for pair in pairs if pair[0] != pair[1] for one in pair}
+    with ThreadPoolExecutor() as threads:  # RDKit releases the interpreter's lock
+        deque(threads.map(_fingerprints, skeletons), maxlen=0)
+
+
 def _strict_similarities(answer: Molecule | None, truth: Molecule) -> tuple[float, ...]:
     """1 for the same set of components, methane too, which has no path and so no bit in common with itself."""
     if answer is None:
@@ -218,6 +226,7 @@ def molecule_metrics(predictions: Sequence[str], references: Sequence[str]) -> d
             name: [answer is not None and equal(answer, truth) for answer, truth in pairs]
             for name, equal in EXACT_MATCHES.items()
         }
+        _compute_fingerprints((answer.skeleton, truth.skeleton) for answer, truth in pairs if answer)
         similarities = np.array([_strict_similarities(*pair) for pair in pairs])
     distances = [Levenshtein.distance(*strings) for strings in zip(smiles, true_smiles, strict=True)]
     return {
@@ -250,6 +259,7 @@ def paper_molecule_metrics(predictions: Sequence[str], references: Sequence[str]
     exact, distances = np.zeros(len(pairs)), np.zeros(len(pairs))
     similarities = np.zeros((len(pairs), len(FINGERPRINTS)))
     with rdBase.BlockLogs():
+        _compute_fingerprints((pairs[row][0].smiles, pairs[row][1].smiles) for row in np.flatnonzero(valid))
         for row in np.flatnonzero(valid):
             answer, truth = (molecule.smiles for molecule in pairs[row])
             exact[row] = _same_inchi(answer, truth)
