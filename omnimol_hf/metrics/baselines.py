@@ -108,7 +108,7 @@ def baseline_predictions(task: Task, train_rows: Rows, test_rows: Rows) -> list[
 # --- from the input's molecules --------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 12)
 def _mol(selfies: str) -> Chem.Mol | None:
     try:
         return mol_from_selfies(selfies)
@@ -119,7 +119,7 @@ def _mol(selfies: str) -> Chem.Mol | None:
 def _sides(task: Task, row: Mapping[str, str]) -> list[str]:
     """The molecules of an input: one text, or two for `reactants>>product`."""
     if task.graph_rule == "placeholders":
-        return [".".join(_COMPONENT.findall(row["input"]))]
+        return [".".join(molecule.strip() for molecule in _COMPONENT.findall(row["input"]))]
     return row["input"].split(">>")
 
 
@@ -141,20 +141,20 @@ def _nearest_answers(task: Task, train_rows: Rows, test_rows: Rows, fallback: Se
     def question(row: Mapping[str, str]) -> str:
         return row["instruction"] if task.name == "description_qa" else _subset(task, row)
 
-    train_rows = list(train_rows)
-    prints = [_fingerprint(task, row) for row in train_rows]
-    readable = [number for number, one in enumerate(prints) if one is not None]
-    groups = defaultdict(list)
-    for number in readable:
-        groups[question(train_rows[number])].append(number)
+    everything: tuple[list[str], list] = [], []  # outputs and fingerprints
+    groups: dict[str, tuple[list[str], list]] = defaultdict(lambda: ([], []))
+    for row in train_rows:
+        if (one := _fingerprint(task, row)) is not None:
+            for outputs, prints in (everything, groups[question(row)]):
+                outputs.append(row["output"])
+                prints.append(one)
     answers = []
     for row, other in zip(test_rows, fallback, strict=True):
-        query, numbers = _fingerprint(task, row), groups.get(question(row), readable)
-        if query is None or not numbers:
+        query, (outputs, prints) = _fingerprint(task, row), groups.get(question(row), everything)
+        if query is None or not outputs:
             answers.append(other)
-            continue
-        similarities = DataStructs.BulkTanimotoSimilarity(query, [prints[number] for number in numbers])
-        answers.append(train_rows[numbers[int(np.argmax(similarities))]]["output"])
+        else:
+            answers.append(outputs[int(np.argmax(DataStructs.BulkTanimotoSimilarity(query, prints)))])
     return answers
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import evaluate
 import pytest
 import yaml
 
@@ -9,8 +10,6 @@ from omnimol_hf import metrics
 from omnimol_hf.from_scratch import train_tokenizer
 from omnimol_hf.metrics import score_task
 from omnimol_hf.tasks import TASKS
-
-evaluate = pytest.importorskip("evaluate")
 
 FOLDER = Path(metrics.__file__).parent
 ACID, ALCOHOL = "[C][C][=Branch1][C][=O][O]", "[C][C][O]"
