@@ -166,7 +166,7 @@ def best_layer_pair(
     neighbours = []
     for features in (one.float(), other.float()):
         bound = np.quantile(features.abs().flatten(1).cpu().numpy(), clip_quantile, axis=1).mean().item()
-        clipped = features.clamp(-bound, bound)
+        clipped = features.clamp(-bound, bound) if clip_quantile < 1 else features
         neighbours.append([nearest_neighbours(layer, k) for layer in clipped.unbind(1)])
     scores = {
         (i, j): shared_neighbours(a, b) for i, a in enumerate(neighbours[0]) for j, b in enumerate(neighbours[1])

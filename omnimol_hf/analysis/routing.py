@@ -8,6 +8,7 @@ has none.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -157,6 +158,11 @@ def token_characters(processor: OmniMolProcessor, text: str, atoms: Sequence[int
     return np.array(encoded["offset_mapping"]).repeat(repeats, axis=0)
 
 
+def _whole_molecule(selfies: str) -> re.Pattern[str]:
+    """A molecule's SELFIES, but not where they are part of a longer molecule."""
+    return re.compile(rf"(?:(?<=\[START_SELFIES\])|(?<!\])){re.escape(selfies)}(?=\[END_SELFIES\]|(?!\[))")
+
+
 def atom_tokens(processor: OmniMolProcessor, row: Mapping[str, Any]) -> tuple[Chem.Mol, list[int], list[list[int]]]:
     """Which tokens of a row's prompt stand for which atoms.
 
@@ -187,7 +193,7 @@ def atom_tokens(processor: OmniMolProcessor, row: Mapping[str, Any]) -> tuple[Ch
     place = text.rindex(row["input"]) if row["input"] in text else 0  # multi_graph parts the input by placeholders
     spans = []
     for part in parts:
-        place = text.index(part, place)
+        place = _whole_molecule(part).search(text, place).start()
         spans += [(place + start, place + end) for start, end in selfies_atoms(part)]
         place += len(part)
     if len(spans) != mol.GetNumAtoms():

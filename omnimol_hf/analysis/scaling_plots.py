@@ -42,10 +42,22 @@ def _fit_label(fit: LogFit) -> str:
     return f"y = {slope} log x {sign} {abs(fit.b):.3f}"
 
 
-def _scores_with_fit(axes: Axes, places: Sequence[float], scores: Sequence[Score], name: str, color: str) -> LogFit:
+def _scores_with_fit(
+    axes: Axes, places: Sequence[float], scores: Sequence[Score], name: str, color: str, aside: float
+) -> LogFit:
     values = np.array([score.value for score in scores])
     ends = np.array([(score.value - score.low, score.high - score.value) for score in scores]).T
-    axes.errorbar(places, values, yerr=ends, color=color, fmt="o", markersize=6, capsize=3, linewidth=1.3, label=name)
+    axes.errorbar(
+        np.array(places) * aside,
+        values,
+        yerr=ends,
+        color=color,
+        fmt="o",
+        markersize=6,
+        capsize=3,
+        linewidth=1.3,
+        label=name,
+    )
     fit = fit_log(places, values)
     line = np.geomspace(min(places), max(places), 100)
     axes.plot(line, fit(line), color=color, linewidth=1.8, linestyle="--", label=_fit_label(fit))
@@ -106,10 +118,11 @@ def plot_scaling(
     figure = new_figure(13.5 if with_radar else 7.5, 5.2)
     axes = figure.add_subplot(1, 2, 1) if with_radar else figure.subplots()
     fits = {}
-    for (name, one), color in zip(series.items(), SERIES, strict=False):
+    for number, ((name, one), color) in enumerate(zip(series.items(), SERIES, strict=False)):
         one = sorted(one, key=lambda run: _place(run, axis))
         scores = [average({task: run.scores[task] for task in tasks}) for run in one]
-        fits[name] = _scores_with_fit(axes, [_place(run, axis) for run in one], scores, name, color)
+        aside = 1.03**number  # so that intervals at the same place do not hide one another
+        fits[name] = _scores_with_fit(axes, [_place(run, axis) for run in one], scores, name, color, aside)
         if with_radar:
             _radar(figure.add_subplot(1, 2, 2, projection="polar"), one, tasks, axis)
     places = sorted({_place(run, axis) for run in runs})
@@ -168,6 +181,7 @@ def plot_variants(
     if len(groups) > len(tasks):
         axes.axvline(len(tasks) - 0.5, color=GREY, linewidth=1, linestyle=":")
     axes.set_ylabel(f"{metric} score", color=INK)
+    axes.margins(x=0.01)
     tidy(axes)
     axes.tick_params(axis="x", length=0)
     figure.legend(loc="outside upper left", ncols=min(4, len(variants)), frameon=False, fontsize=9.5)
