@@ -53,23 +53,21 @@ def main() -> None:
     args = parse()
     rows = held_out_rows(args.dataset, [args.task], args.rows).to_list()
     device = PartialState().device
-    series, floor = {}, None
+    series = {}
     for name, *folders in args.series:
         features = []
         for folder in tqdm(folders, desc=name):
             model, processor = load_model(folder, device)
             features.append(layer_features(model, processor, rows, args.batch_size))
-            if floor is None:
-                pair = [random_model_features(model, processor, rows, args.batch_size, seed) for seed in (1, 2)]
-                floor = mutual_knn(*pair, args.k)
-        labels = args.labels or [Path(folder).name for folder in folders]
-        series[name] = {"models": folders, "labels": labels, **similarity_matrices(features, args.k)}
-    points = len(rows) * features[0].shape[1]
-    floors = {
-        "two random models": floor,
-        "random features": chance_level(points, args.k),
-    }
-    result = {"task": args.task, "rows": len(rows), "k": args.k, "floors": floors, "series": series}
+        unlearnt = [random_model_features(model, processor, rows, args.batch_size, seed) for seed in (1, 2)]
+        series[name] = {
+            "models": folders,
+            "labels": args.labels or [Path(folder).name for folder in folders],
+            **similarity_matrices(features, args.k),
+            "random_models": mutual_knn(*unlearnt, args.k),
+            "random_features": chance_level(len(rows) * features[0].shape[1], args.k),
+        }
+    result = {"task": args.task, "rows": len(rows), "k": args.k, "series": series}
     result["best_layer_pair_chance"] = chance_level(len(rows), args.k)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     (args.output_dir / "convergence.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -79,8 +77,8 @@ def main() -> None:
         for metric in ("mutual_knn", "best_layer_pair"):
             steps = [f"{a} -> {b}: {one[metric][i][i + 1]:.3f}" for i, (a, b) in enumerate(pairwise(one["labels"]))]
             print(f"{name}, {metric}: " + ", ".join(steps))
-    for floor_name, value in floors.items():
-        print(f"mutual_knn of {floor_name}: {value:.4f}")
+        print(f"{name}, mutual_knn of two random models: {one['random_models']:.4f}")
+        print(f"{name}, mutual_knn of random features: {one['random_features']:.4f}")
     print(f"best_layer_pair of random features, one pair of layers: {result['best_layer_pair_chance']:.4f}")
     print(f"written: {args.output_dir}/convergence.json, {args.output_dir}/convergence.png")
 

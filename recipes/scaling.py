@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omnimol_hf.analysis.scaling import AXES, NORMALISED, Run, Score, average, read_run
+from omnimol_hf.analysis.scaling import AXES, NORMALISED, LogFit, Run, Score, average, read_run
 from omnimol_hf.analysis.scaling_plots import plot_composition, plot_scaling, plot_variants
 from omnimol_hf.metrics.normalised import label_scales
 from omnimol_hf.rows import load_rows, load_splits
@@ -57,6 +58,11 @@ def one_variant(name: str, runs: list[Run]) -> dict[str, Score]:
     return scores
 
 
+def fitted(fit: LogFit) -> dict[str, float | None]:
+    """A fit for JSON, which knows no NaN: two points tell no errors."""
+    return {name: None if math.isnan(value) else value for name, value in asdict(fit).items()}
+
+
 def composition(args: argparse.Namespace) -> dict[str, Any]:
     """Count and draw the rows of a dataset."""
     counts: dict[str, dict[str, int]] = {}
@@ -92,7 +98,7 @@ def main() -> None:
             raise SystemExit(str(error)) from error
         result = {
             name: {"runs": [asdict(run) | {"average": asdict(average(run.scores))} for run in runs]}
-            | ({"fit": asdict(fits[name])} if name in fits else {})
+            | ({"fit": fitted(fits[name])} if name in fits else {})
             for name, runs in series.items()
         }
         for name, fit in fits.items():

@@ -3,8 +3,8 @@
 Two scores, named apart:
 
 - `mutual_knn`, the paper's (Eq. 12-16): all decoder layers of all rows are one set of B*L points. The layers of one
-  row are each other's neighbours in any model, so two unrelated random models already score about 0.5: that floor has
-  to be measured (`random_model_features`), k/(N-1) is the floor of random points alone.
+  row are each other's neighbours in any model, so two unrelated random models score 0.5 to 0.7: that floor has to be
+  measured (`random_model_features`), k/(N-1) is the floor of random points alone.
 - `best_layer_pair`, that of Huh et al. (2024), from whom the paper takes the name: every layer of one model against
   every layer of the other, the best pair counts.
 """
@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from torch import Tensor
 
 from omnimol_hf.analysis.style import GREY, INK, SERIES, bare, new_figure, save, spoken, tidy
@@ -193,46 +195,46 @@ def similarity_matrices(features: Sequence[Tensor], k: int = 10) -> dict[str, li
 
 def plot_convergence(result: Mapping[str, Any], path: str | Path) -> None:
     """Figure 7: a heat map of the similarities of each series of models, and below, how much each model has in common
-    with the next one (the paper's black dashed line) beside the two floors, as a PNG.
+    with the next one (the paper's black dashed line) beside the floors, as a PNG.
 
     Args:
-        result: what `recipes/convergence.py` writes: `task`, `rows`, `k`, `floors` (name -> value) and `series`:
-            name -> `labels` and `mutual_knn`.
+        result: what `recipes/convergence.py` writes: `task`, `rows`, `k` and `series`: name -> `labels`, `mutual_knn`,
+            and the floors `random_models` and `random_features`.
     """
-    series, floors = result["series"], result["floors"]
+    series = result["series"]
     figure = new_figure(max(7.5, 4.4 * len(series)), 8.0)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.5, 1))
     cells = top.subplots(1, len(series), squeeze=False)[0]
     values = np.concatenate([_off_diagonal(one["mutual_knn"]) for one in series.values()])
-    low, high = values.min(), values.max()
-    margin = max(0.02, 0.15 * (high - low))
+    margin = max(0.02, 0.15 * np.ptp(values))
+    low, high = values.min() - margin, min(1.0, values.max() + margin)
     for axes, (name, one) in zip(cells, series.items(), strict=True):
-        image = _heat_map(axes, np.array(one["mutual_knn"]), one["labels"], low - margin, high + margin)
+        image = _heat_map(axes, np.array(one["mutual_knn"]), one["labels"], low, high)
         axes.set_title(name, fontsize=11, color=INK)
-    top.colorbar(image, ax=list(cells), shrink=0.75, extend="max", label="mutual_knn")
-    top.suptitle(
-        f"Similarity of representations on {result['rows']} rows of {spoken(result['task'])} (k = {result['k']})",
-        fontsize=12,
-        color=INK,
-        x=0.01,
-        ha="left",
-    )
+    top.colorbar(image, ax=list(cells), shrink=0.75, extend="neither" if high == 1 else "max", label="mutual_knn")
+    title = f"Representations of {result['rows']} rows of {spoken(result['task'])} (k = {result['k']})"
+    top.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left")
+    _steps(bottom.subplots(), series)
+    save(figure, path)
 
-    axes = bottom.subplots()
+
+def _steps(axes: Axes, series: Mapping[str, Mapping[str, Any]]) -> None:
+    """The similarity of each model to the next one, and what models and points that share nothing would have."""
     for color, (name, one) in zip(SERIES, series.items(), strict=False):
         steps = np.diagonal(np.array(one["mutual_knn"]), offset=1)
         axes.plot(steps, color=color, marker="o", linewidth=2, label=name)
-    longest = max(series.values(), key=lambda one: len(one["labels"]))["labels"]
-    axes.set_xticks(range(len(longest) - 1), [f"{a} → {b}" for a, b in pairwise(longest)])
-    axes.set_xlim(-0.4, len(longest) - 1.6)
-    for style, (name, value) in zip((":", "--"), floors.items(), strict=False):
-        axes.axhline(value, color=GREY, linestyle=style, linewidth=1.3, label=f"{name}: {value:.3f}")
-    axes.set_ylim(0, min(1.02, 1.15 * max(high, *floors.values())))
+        floor = one["random_models"]
+        axes.axhline(floor, color=color, linestyle=":", linewidth=1.5, label=f"{name}, random models: {floor:.3f}")
+    chance = max(one["random_features"] for one in series.values())
+    axes.axhline(chance, color=GREY, linestyle="--", linewidth=1.2, label=f"random features: {chance:.3f}")
+    labels = max((one["labels"] for one in series.values()), key=len)
+    axes.set_xticks(range(len(labels) - 1), [f"{a} → {b}" for a, b in pairwise(labels)])
+    axes.set_xlim(-0.4, len(labels) - 1.6)
+    axes.set_ylim(0, 1.02)
     axes.set_ylabel("mutual_knn with the next", color=INK)
     axes.set_xlabel("trained on", color=INK)
     tidy(axes)
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    save(figure, path)
 
 
 def _off_diagonal(matrix: Sequence[Sequence[float]]) -> np.ndarray:
@@ -240,8 +242,8 @@ def _off_diagonal(matrix: Sequence[Sequence[float]]) -> np.ndarray:
     return values[~np.eye(len(values), dtype=bool)]
 
 
-def _heat_map(axes: Any, matrix: np.ndarray, labels: Sequence[str], low: float, high: float) -> Any:
-    image = axes.imshow(matrix, cmap="viridis", vmin=low, vmax=min(1.0, high))
+def _heat_map(axes: Axes, matrix: np.ndarray, labels: Sequence[str], low: float, high: float) -> AxesImage:
+    image = axes.imshow(matrix, cmap="viridis", vmin=low, vmax=high)
     bare(axes)
     axes.set_xticks(range(len(labels)), labels)
     axes.set_yticks(range(len(labels)), labels)

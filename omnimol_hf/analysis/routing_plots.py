@@ -11,7 +11,8 @@ import matplotlib
 import matplotlib.image
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
@@ -20,7 +21,8 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from omnimol_hf.analysis.routing import RoutedMolecule
 from omnimol_hf.analysis.style import INK, bare, new_figure, save, spoken
 
-_COLORS = matplotlib.colormaps["RdBu_r"]
+# Blue below even, red above; without the darkest ends, on which atoms' letters could not be read.
+_COLORS = ListedColormap(matplotlib.colormaps["RdBu_r"](np.linspace(0.12, 0.88, 256)))
 _PIXELS = 420, 300  # of one drawn molecule
 TOKENS = {"graph": "graph tokens", "text": "SELFIES tokens"}
 
@@ -33,7 +35,7 @@ def _around_even(values: np.ndarray, experts: int) -> Normalize:
 
 
 def _color_bar(figure: Figure, norm: Normalize, axes: Sequence[Axes], label: str) -> None:
-    scale = matplotlib.cm.ScalarMappable(norm, _COLORS)
+    scale = ScalarMappable(norm, _COLORS)
     bar = figure.colorbar(scale, ax=list(axes), label=label, shrink=0.8, pad=0.01)
     bar.ax.set_ylim(max(0.0, norm.vmin), min(1.0, norm.vmax))
 
@@ -63,8 +65,8 @@ def _draw(axes: Axes, mol: Chem.Mol, scores: np.ndarray, norm: Normalize) -> Non
 def draw_routing(
     molecule: RoutedMolecule, moe_layers: Sequence[int], path: str | Path, shown: Sequence[int] | None = None
 ) -> None:
-    """Draws a molecule once for each expert and layer, every atom coloured by its score, as a PNG: graph tokens on the
-    left, SELFIES tokens on the right.
+    """Draws a molecule once for each expert and layer, every atom coloured by its score, as a PNG: graph tokens
+    first, SELFIES tokens beside or below.
 
     Args:
         moe_layers: the numbers of the decoder layers that `molecule`'s scores belong to.
@@ -75,20 +77,19 @@ def draw_routing(
     norm = _around_even(np.concatenate([molecule.graph[shown], molecule.text[shown]]), experts)
     mol = Chem.Mol(molecule.mol)
     rdDepictor.Compute2DCoords(mol)
-    figure = new_figure(2.35 * 2 * experts + 1.2, 1.75 * len(shown) + 1.0)
-    halves = figure.subfigures(1, 2, wspace=0.02, width_ratios=(1, 1.1))  # the second has the colour bar
-    cells = []
-    for half, (tokens, title) in zip(halves, TOKENS.items(), strict=True):
+    width, height = 2.35 * experts + 1.0, 1.75 * len(shown) + 0.8
+    rows, columns = (1, 2) if experts <= 3 else (2, 1)
+    figure = new_figure(width * columns, height * rows)
+    for half, (tokens, title) in zip(figure.subfigures(rows, columns), TOKENS.items(), strict=True):
         half.suptitle(title, fontsize=11, color=INK)
         grid = half.subplots(len(shown), experts, squeeze=False)
-        cells.append(grid)
         for row, layer in zip(grid, shown, strict=True):
             for expert, axes in enumerate(row):
                 _draw(axes, mol, getattr(molecule, tokens)[layer][:, expert], norm)
                 if layer == shown[0]:
-                    axes.set_title(f"expert {expert + 1}", fontsize=9, color=INK)
+                    axes.set_title(f"expert {expert}", fontsize=9, color=INK)
             row[0].set_ylabel(f"layer {moe_layers[layer]}", fontsize=9, color=INK)
-    _color_bar(halves[1], norm, cells[1].ravel(), f"router score (even: {1 / experts:.2f})")
+        _color_bar(half, norm, grid.ravel(), f"router score (even: {1 / experts:.2f})")
     save(figure, path)
 
 
@@ -102,7 +103,7 @@ def _blocks(axes: Axes, values: np.ndarray, labels: Sequence[str], layers: Seque
     axes.imshow(flat, cmap=_COLORS, norm=norm, aspect="auto")
     bare(axes)
     axes.set_yticks(range(rows), labels)
-    axes.set_xticks(range(flat.shape[1]), [str(i % experts + 1) for i in range(flat.shape[1])], fontsize=7.5)
+    axes.set_xticks(range(flat.shape[1]), [str(i % experts) for i in range(flat.shape[1])], fontsize=7.5)
     axes.set_xlabel("expert", color=INK, fontsize=9)
     for block, layer in enumerate(layers):
         axes.axvline(block * experts - 0.5, color="white", linewidth=3)
@@ -143,9 +144,11 @@ def plot_group_scores(
     values = {tokens: np.stack([scores[name]["scores"] for name in names]) for tokens, scores in groups.items()}
     experts = next(iter(values.values())).shape[-1]
     norm = _around_even(np.concatenate(list(values.values())), experts)
-    columns = len(moe_layers) * experts
-    figure = new_figure(max(6.0, 0.4 * columns + 0.6) * len(groups) + 3.2, 0.3 * len(names) + 2.0)
-    cells = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
+    width, height = max(6.0, 0.4 * len(moe_layers) * experts + 0.6), 0.3 * len(names) + 1.2
+    beside = len(moe_layers) * experts <= 18
+    rows, columns = (1, len(groups)) if beside else (len(groups), 1)
+    figure = new_figure(width * columns + 3.2, height * rows + 0.8)
+    cells = figure.subplots(rows, columns, squeeze=False, sharey=beside).ravel()
     for axes, (tokens, one) in zip(cells, values.items(), strict=True):
         labels = [f"{name} ({groups[tokens][name]['count']})" for name in names]
         _blocks(axes, one, labels, moe_layers, norm)

@@ -8,7 +8,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from omnimol_hf.analysis.scaling import AXES, LogFit, Run, Score, average, common_tasks, fit_log
@@ -208,7 +209,7 @@ def plot_composition(counts: Mapping[str, Mapping[str, int]], path: str | Path) 
     figure = new_figure(13.0, max(4.6, 0.36 * len(ordered) + 1.4))
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.45))
     _rings(left, categories, ordered, totals)
-    _split_bars(right, figure, ordered, counts)
+    _split_bars(right, ordered, counts)
     save(figure, path)
 
 
@@ -216,7 +217,7 @@ def _shades(categories: Sequence[str], tasks: Sequence[str]) -> list[tuple[float
     """Each task's shade of its category's colour."""
     shades = []
     for category in categories:
-        base = np.array(matplotlib.colors.to_rgb(_CATEGORY_COLORS[category]))
+        base = np.array(to_rgb(_CATEGORY_COLORS[category]))
         mine = [task for task in tasks if ALL_TASKS[task].category == category]
         shades += [tuple(base + (1 - base) * share) for share in np.linspace(0.15, 0.6, len(mine))]
     return shades
@@ -241,7 +242,7 @@ def _rings(axes: Axes, categories: Sequence[str], tasks: Sequence[str], totals: 
         wedgeprops={"width": 0.26, **edge},
         **start,
     )
-    handles = [matplotlib.patches.Patch(color=_CATEGORY_COLORS[name]) for name in categories]
+    handles = [Patch(color=_CATEGORY_COLORS[name]) for name in categories]
     axes.legend(
         handles,
         [label.replace("\n", " ") for label in labels],
@@ -254,7 +255,7 @@ def _rings(axes: Axes, categories: Sequence[str], tasks: Sequence[str], totals: 
     axes.text(0, 0, f"{short_number(sum(by_category))}\nrows", ha="center", va="center", fontsize=12, color=INK)
 
 
-def _split_bars(axes: Axes, figure: Figure, tasks: Sequence[str], counts: Mapping[str, Mapping[str, int]]) -> None:
+def _split_bars(axes: Axes, tasks: Sequence[str], counts: Mapping[str, Mapping[str, int]]) -> None:
     splits = list(dict.fromkeys(split for task in tasks for split in counts[task]))
     height = 0.82 / len(splits)
     for number, split in enumerate(splits):

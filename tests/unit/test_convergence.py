@@ -166,15 +166,18 @@ def test_picture_shows_the_numbers(monkeypatch):
     monkeypatch.setattr(convergence, "save", lambda figure, path: figures.append(figure))
     matrix = [[1.0, 0.61, 0.5], [0.61, 1.0, 0.73], [0.5, 0.73, 1.0]]
     series = {name: {"labels": ["1", "2", "4"], "mutual_knn": matrix} for name in ("Omni-Mol", "other")}
-    floors = {"two random models": 0.4567, "random features": 0.01}
-    plot_convergence({"task": "logp", "rows": 8, "k": 3, "floors": floors, "series": series}, "unused.png")
+    for number, one in enumerate(series.values()):
+        one |= {"random_models": 0.4567 - 0.1 * number, "random_features": 0.01}
+    plot_convergence({"task": "logp", "rows": 8, "k": 3, "series": series}, "unused.png")
     figure = figures[0]
     maps = [axes for axes in figure.axes if axes.images]
     assert [axes.get_title() for axes in maps] == ["Omni-Mol", "other"]
     assert [text.get_text() for text in maps[0].texts] == [f"{value:.2f}" for row in matrix for value in row]
     curves = next(axes for axes in figure.axes if axes.get_legend())
     assert list(curves.lines[0].get_ydata()) == [0.61, 0.73]
-    assert "two random models: 0.457" in [text.get_text() for text in curves.get_legend().get_texts()]
+    legend = [text.get_text() for text in curves.get_legend().get_texts()]
+    floors = ["Omni-Mol, random models: 0.457", "other, random models: 0.357", "random features: 0.010"]
+    assert legend == ["Omni-Mol", floors[0], "other", *floors[1:]]
 
 
 def test_script(tmp_path, monkeypatch, rows):
@@ -195,7 +198,8 @@ def test_script(tmp_path, monkeypatch, rows):
     recipe.main()
     result = json.loads((out / "convergence.json").read_text())
     assert result["rows"] == 10
-    assert result["floors"]["random features"] == 3 / 39
+    assert result["series"]["tiny"]["random_features"] == 3 / 39
+    assert 3 / 39 < result["series"]["tiny"]["random_models"] < 1
     matrix = result["series"]["tiny"]["mutual_knn"]
     assert matrix[0][0] == matrix[1][1] == 1
     assert matrix[0][1] == matrix[1][0] < 1

@@ -2,7 +2,6 @@
 
 import re
 
-import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -96,15 +95,14 @@ def test_graph_rules(task, smiles, atoms):
 
 
 def test_a_procedure_s_molecules():
-    names = "$-1$:[START_SELFIES][C][C][Br][O][END_SELFIES] $1$:[START_SELFIES][C][C][Br][END_SELFIES] $2$:[START_SELFIES][C][N][END_SELFIES]"
+    product = "$-1$:[START_SELFIES][C][C][Br][O][END_SELFIES]"  # holds the same run of symbols
+    names = f"{product} $1$:[START_SELFIES][C][C][Br][END_SELFIES] $2$:[START_SELFIES][C][N][END_SELFIES]"
     one = {"task": "experiment_procedure", "instruction": "?", "input": names, "graph_smiles": ["CCBr", "CN"]}
     processor = tiny.processor()
     mol, _, text = atom_tokens(processor, one)
     ids = encoded(processor, one)
     assert [atom.GetSymbol() for atom in mol.GetAtoms()] == ["C", "C", "Br", "C", "N"]
-    assert (
-        text[0][0] > ids.index(processor.graph_token_id) + 30
-    )  # in $1$, not in the product, which holds the same run
+    assert processor.tokenizer.decode(ids[: text[0][0]]).endswith("$1$:[START_SELFIES")
     assert "[N]" in processor.tokenizer.decode([ids[i] for i in text[4]])
 
 
@@ -199,15 +197,16 @@ def test_heat_maps_show_the_numbers(monkeypatch):
     assert image.norm(1 / 3) == pytest.approx(0.5)  # even is white
 
 
-def test_drawn_molecules(tmp_path):
-    """Each atom in its colour: a molecule of two atoms, one of which goes to expert 1 and the other to expert 2."""
+def test_drawn_molecules(monkeypatch):
+    """Each atom in its colour: a molecule of two atoms, one of which goes to expert 0 and the other to expert 1."""
+    figures = []
+    monkeypatch.setattr(routing_plots, "save", lambda figure, path: figures.append(figure))
     scores = np.array([[[1.0, 0.0], [0.0, 1.0]]])
-    path = tmp_path / "molecule.png"
-    routing_plots.draw_routing(RoutedMolecule(Chem.MolFromSmiles("CO"), scores, scores[:, ::-1]), [3], path)
-    picture = matplotlib.image.imread(path)[..., :3]
-    red = (picture[..., 0] > 0.3) & (picture[..., 1:] < 0.2).all(-1)
-    blue = (picture[..., 2] > 0.3) & (picture[..., :2] < 0.25).all(-1)
-    # Four pictures: graph tokens with expert 1 and 2, SELFIES tokens the other way round; carbon is on the left.
-    cells = np.array_split(np.arange(int(picture.shape[1] * 0.93)), 4)
-    for cell, left, right in zip(cells, (red, blue, blue, red), (blue, red, red, blue), strict=True):
-        assert np.flatnonzero(left[:, cell].any(0)).mean() < np.flatnonzero(right[:, cell].any(0)).mean()
+    routing_plots.draw_routing(RoutedMolecule(Chem.MolFromSmiles("CO"), scores, scores[:, ::-1]), [3], "unused.png")
+    pictures = [axes.images[0].get_array()[..., :3] for axes in figures[0].axes if axes.images]
+    # Graph tokens with expert 0 and 1, then SELFIES tokens, the other way round. Carbon is on the left.
+    for picture, left_is_red in zip(pictures, (True, False, False, True), strict=True):
+        red = (picture[..., 0] > 0.5) & (picture[..., 1:] < 0.35).all(-1)
+        blue = (picture[..., 2] > 0.5) & (picture[..., 0] < 0.35)
+        red_place, blue_place = (np.flatnonzero(color.any(0)).mean() for color in (red, blue))
+        assert (red_place < blue_place) == left_is_red

@@ -239,6 +239,7 @@ def test_command(tmp_path, monkeypatch, recipe):
     result = json.loads((out / "data_share.json").read_text())["ours"]
     assert [one["data_share"] for one in result["runs"]] == [0.2, 1.0]
     assert result["fit"]["a"] == pytest.approx(0)
+    assert result["fit"]["a_error"] is None
     monkeypatch.setattr("sys.argv", ["scaling.py", "variants", *series, "--output_dir", str(out)])
     with pytest.raises(SystemExit, match="ours: several runs have scores of forward_prediction, logp"):
         recipe.main()
