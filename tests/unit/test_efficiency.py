@@ -128,7 +128,8 @@ def test_every_metric_is_measured_and_drawn(monkeypatch, rows):
     profiles = profile_models({"tiny": (tiny.model(), tiny.processor())}, rows, new_tokens=3, rounds=1)
     measured = set(METRICS) - ({"peak_memory_bytes"} if "peak_memory_bytes" not in profiles["tiny"] else set())
     assert measured <= set(profiles["tiny"])
-    assert profiles["tiny"]["peak_memory_bytes"]["value"] > 4 * profiles["tiny"]["parameters"]["value"] - 1  # fp32
+    if "peak_memory_bytes" in measured:  # weights in fp32 at least
+        assert profiles["tiny"]["peak_memory_bytes"]["low"] >= 4 * profiles["tiny"]["parameters"]["value"]
     figures = []
     monkeypatch.setattr(efficiency, "save", lambda figure, path: figures.append(figure))
     plot_profiles(profiles, "unused.png")
