@@ -76,13 +76,13 @@ def draw_panels(task: Task, data: TaskAnswers, folder: Path) -> list[Panel]:
         panel("parity", "Predicted against true", lambda axes: _parity(axes, task, data))
         panel("errors", "Errors", lambda axes: _errors(axes, task, data))
     else:
-        panel("scores", f"Spread of the {score}", lambda axes: _spread(axes, score, data))
+        panel("scores", "Spread of the scores", lambda axes: _spread(axes, score, data))
         length, unit = _reference_lengths(task, data.rows)
-        panel("length", f"{score} by length", lambda axes: _by(axes, score, data, length, f"reference, {unit}"))
+        panel("length", "By length", lambda axes: _by(axes, score, data, length, f"reference, {unit}"))
     sizes = np.array([heavy_atoms(row["graph_smiles"]) for row in data.rows])
     if sizes.any():
-        panel("size", f"{score} by molecule size", lambda axes: _by(axes, score, data, sizes, "heavy atoms"))
-    panel("calibration", "Did the model know?", lambda axes: _calibration(axes, score, data))
+        panel("size", "By molecule size", lambda axes: _by(axes, score, data, sizes, "heavy atoms"))
+    panel("calibration", "Calibration: did the model know?", lambda axes: _calibration(axes, score, data))
     return panels
 
 
@@ -190,6 +190,20 @@ def _by(axes: Axes, score: str, data: TaskAnswers, x: np.ndarray, what: str) -> 
     axes.set_ylabel(score, color=INK)
 
 
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """1 for the smallest; equal values share the mean of their ranks."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+
+
+def _rank_correlation(x: np.ndarray, y: np.ndarray) -> str:
+    """Spearman's rank correlation, in words; there is none where all values are equal."""
+    ranks = _ranks(x), _ranks(y)
+    if min(np.ptp(one) for one in ranks) == 0:
+        return "no rank correlation"
+    return f"rank correlation {np.corrcoef(*ranks)[0, 1]:.2f}"
+
+
 def _calibration(axes: Axes, score: str, data: TaskAnswers) -> None:
     for name, color in _colored(data):
         logprobs = np.array([one["logprob"] for one in data.answers[name]], dtype=float)  # None becomes NaN
@@ -199,7 +213,10 @@ def _calibration(axes: Axes, score: str, data: TaskAnswers) -> None:
             continue
         shown = known[_some(len(known))]
         axes.scatter(logprobs[shown], scores[shown], s=9, color=color, alpha=0.25, linewidths=0)
-        _binned_means(axes, logprobs[known], scores[known], color, name)
+        rank = _rank_correlation(logprobs[known], scores[known])
+        _binned_means(axes, logprobs[known], scores[known], color, f"{name}: {rank}")
+        if len(data.answers) == 1:
+            axes.set_title(rank, loc="right", fontsize=8.5, color=GREY)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("log-probability of the answer (nats)", color=INK)
     axes.set_ylabel(score, color=INK)

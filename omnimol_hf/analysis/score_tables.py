@@ -85,27 +85,28 @@ def _interval(fields: Mapping[str, Any]) -> str:
     return "-" if fields["low"] is None else f"{figure_text(fields['low'])} to {figure_text(fields['high'])}"
 
 
-def _paper_value(task: str, metric: str) -> float | None:
-    """The paper's own model's number."""
+def paper_value(task: str, metric: str) -> float | None:
+    """What the paper prints for its own model."""
     for table in PAPER["tables"]:
         for section in table["sections"]:
-            for column, value in zip(table["columns"], section["rows"][-1]["values"], strict=True):
+            for column, printed in zip(table["columns"], section["rows"][-1]["values"], strict=True):
                 if (column.get("task", section["task"]), column["metric"]) == (task, metric):
-                    return value
+                    return float(printed.split()[0])
     return None
 
 
 def overview(models: Sequence[ScoredModel]) -> Table:
     """One row a task and model: the main score, the trivial answer's, both protocols, and the paper's number."""
-    head = ["task", "model", "metric", "strict", "95 % interval", "constant answer", "better?", "paper's protocol"]
-    head += ["Omni-Mol in the paper", "mean score", "readable", "ended", "rows"]
-    table = Table("overview", "The main score of each task", head, 3)
+    which = ["task", *(["model"] if len(models) > 1 else []), "metric"]
+    head = [*which, "strict", "95 % interval", "constant answer", "better?", "paper's protocol", "paper's Omni-Mol"]
+    head += ["mean score", "readable", "ended", "rows"]
+    table = Table("overview", "The main score of each task", head, len(which))
     table.note = (
         "strict: every row counts, an unreadable answer is a miss. paper's protocol: what the authors' code computes. "
         "constant answer: the training median for numbers, the most frequent training answer for all others; ~ means "
         "that the 95 % interval holds it. mean score: 1 for a right answer on every row, whatever the task "
         "(molecules by Morgan Tanimoto similarity, numbers by exp(-|error| / spread of the training labels), text by "
-        "ROUGE-L, procedures by edit similarity). Omni-Mol in the paper: printed there, not measured here, and on "
+        "ROUGE-L, procedures by edit similarity). paper's Omni-Mol: printed in the paper, not measured here, and on "
         "other rows unless these are its test sets."
     )
     for task in models[0].results:
@@ -118,14 +119,14 @@ def overview(models: Sequence[ScoredModel]) -> Table:
             table.add(
                 "ours",
                 readable_name(task),
-                model.name,
+                *([model.name] if len(models) > 1 else []),
                 metric + unit,
                 figure_text(strict[metric]["value"]),
                 _interval(strict[metric]),
                 figure_text(strict[metric]["baseline"]),
                 better[is_better(metric, strict[metric])],
                 figure_text(paper[metric]["value"]) if metric in paper else "-",
-                figure_text(_paper_value(task, metric)),
+                figure_text(paper_value(task, metric)),
                 f"{np.nanmean([model.scores[i] for i in places]):.3f}",
                 f"{readable_share(strict):.0%}",
                 f"{np.mean([model.answers[i]['ended'] for i in places]):.0%}",
@@ -154,12 +155,7 @@ def paper_tables(models: Sequence[ScoredModel], baselines: Baselines, run: Mappi
             table = Table(f"paper-{place}-{section['task'] or 'properties'}", title, head, 4)
             _add_measured(table, printed["columns"], tasks, models, baselines, run)
             for row in section["rows"]:
-                rates = row.get("rates", [None] * len(row["values"]))
-                cells = [
-                    figure_text(value) + (f" ({rate:.0%})" if rate is not None else "")
-                    for value, rate in zip(row["values"], rates, strict=True)
-                ]
-                table.add("paper", row["model"], row["type"], row["parameters"], "as printed", *cells)
+                table.add("paper", row["model"], row["type"], row["parameters"], "as printed", *row["values"])
             if "scf_energy" in tasks:
                 table.note = "SCF: this run's rows are in the unit of the dataset's labels (see its card), not 10⁵ eV."
             elif "unit" in printed:
@@ -202,12 +198,9 @@ def _short_count(count: int | None) -> str:
 
 def protocol_table(models: Sequence[ScoredModel]) -> Table:
     """How far apart the two protocols are, for each task and metric that both have."""
-    table = Table(
-        "protocols",
-        "How far apart the two protocols are",
-        ["task", "model", "metric", "strict", "paper's protocol", "difference", "rows left out", "why"],
-        3,
-    )
+    which = ["task", *(["model"] if len(models) > 1 else []), "metric"]
+    head = [*which, "strict", "paper's protocol", "difference", "rows left out", "why"]
+    table = Table("protocols", "All metrics that both protocols have", head, len(which))
     table.note = "difference: the paper's protocol minus strict. rows left out: those that the paper's protocol drops."
     for task in models[0].results:
         for model in models:
@@ -217,7 +210,8 @@ def protocol_table(models: Sequence[ScoredModel]) -> Table:
                 apart = "-" if None in values else f"{values[1] - values[0]:+.4g}"
                 dropped = strict[metric]["n"] - paper[metric]["n"]
                 cells = (*map(figure_text, values), apart, str(dropped), _reasons(paper[metric]["misses"]))
-                table.add("ours", readable_name(task), model.name, metric, *cells)
+                name = [model.name] if len(models) > 1 else []
+                table.add("ours", readable_name(task), *name, metric, *cells)
     return table
 
 
