@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from huggingface_hub import snapshot_download
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_bitsandbytes_available
@@ -136,13 +136,13 @@ def load_model(
     if dtype not in PRECISIONS:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(PRECISIONS)}")
     folder = checkpoint_folder(source)
-    settings = {"dtype": dtype} | (_quantised(quantise, device) if quantise else {})
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     if is_adapter and quantise:
         raise ValueError(
             f"{source} is an adapter and cannot be merged into quantised weights; merge it first: "
             f"python -m omnimol_hf.adapters export --adapter {source} --to merged --out DIR"
         )
+    settings = {"dtype": dtype} | (_quantised(quantise, device) if quantise else {})
     about = {"model": source, "weights": weights_digest(folder), "dtype": dtype, "quantise": quantise}
     if is_adapter:
         base = adapter_base(folder)
@@ -215,34 +215,16 @@ def adapter_base(adapter: Path) -> Path:
 def _merged(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
     _check_type(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    check_adapter(model, base, adapter)
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
-
-
-def check_adapter(model: PreTrainedModel, base: Path, adapter: Path) -> None:
-    """Make sure that every tensor of an adapter has its place in a model.
-
-    Raises:
-        ValueError: naming the first one that has not: PEFT itself leaves such tensors out with no more than a warning.
-    """
-    weights = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    try:
+        adapted = PeftModel.from_pretrained(model, adapter)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"the adapter {adapter} is for another base than {base}: {error}") from error
+    # What has no place in the other one, PEFT leaves out with no more than a warning.
     with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
-        for name in file.keys():  # noqa: SIM118 (safe_open is no dictionary)
-            shape = tuple(file.get_slice(name).get_shape())
-            place = name.removeprefix("base_model.model.")
-            layer, _, end = place.partition(".lora_")
-            if not end:
-                fits = weights.get(place) == shape
-            elif end in ("A.weight", "B.weight"):
-                out, into = weights.get(f"{layer}.weight", (0, 0))
-                fits = shape[1] == into if end == "A.weight" else shape[0] == out
-            else:
-                fits = f"{layer}.weight" in weights
-            if not fits:
-                found = weights.get(f"{layer}.weight" if end else place, "nothing")
-                raise ValueError(
-                    f"the adapter {adapter} is for another base than {base}: its {name} of shape {shape} meets {found}"
-                )
+        lost = sorted(set(file.keys()) ^ get_peft_model_state_dict(adapted).keys())
+    if lost:
+        raise ValueError(f"the adapter {adapter} is for another base than {base}: only one of them has {lost[0]}")
+    return adapted.merge_and_unload(safe_merge=True)
 
 
 def _quantised(quantise: str, device: str | torch.device) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def draw_panels(task: Task, data: TaskAnswers, folder: Path) -> list[Panel]:
     sizes = np.array([heavy_atoms(row["graph_smiles"]) for row in data.rows])
     if sizes.any():
         panel("size", "By molecule size", lambda axes: _by(axes, score, data, sizes, "heavy atoms"))
-    panel("calibration", "Calibration: did the model know?", lambda axes: _calibration(axes, score, data))
+    panel("calibration", "Calibration", lambda axes: _calibration(axes, score, data))
     return panels
 
 
@@ -162,7 +162,7 @@ def _reference_lengths(task: Task, rows: Sequence[Mapping[str, Any]]) -> tuple[n
     return np.array([len(text.split()) for text in outputs]), "words"
 
 
-def equal_bins(values: np.ndarray, most: int = 8, least_rows: int = 5) -> list[np.ndarray]:
+def equal_bins(values: np.ndarray, most: int = 8, least_rows: int = 15) -> list[np.ndarray]:
     """Places of values in up to `most` bins of about as many rows each; equal values share a bin."""
     order = np.argsort(values, kind="stable")
     count = int(np.clip(len(values) // least_rows, 1, most))
