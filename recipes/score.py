@@ -2,6 +2,7 @@
 
     accelerate launch recipes/score.py --model PATH_OR_ID [PATH_OR_ID ...] --dataset PATH_OR_ID --out DIR
     accelerate launch recipes/score.py --model DIR/model --dataset data/omni-mol-starter --tasks logp tpsa --rows 200
+    torchrun --nproc-per-node 2 recipes/score.py --device cpu ...       # several processes on a CPU
 
 A model is a merged one, or the folder of an adapter, which names its base. Answers are greedy by default and come into
 DIR/predictions.jsonl; the same command again continues a run that was killed. Scores are in DIR/results.json and
@@ -12,6 +13,7 @@ DIR for its answers and scores, and the report compares them.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import sys
@@ -109,6 +111,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
+def command(processes: int) -> str:
+    """The line that started this run, by what its environment tells."""
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        start = ["accelerate", "launch", "--num_processes", str(processes)]
+    else:
+        start = ["torchrun", "--nproc-per-node", str(processes)] if processes > 1 else ["python"]
+    return shlex.join([*start, *sys.argv])
+
+
 def answer(options: ScoreArguments, held: HeldOut, names: list[str], folders: list[Path]) -> dict[str, Any]:
     """Let each model answer all rows into its file; what a report says of the models, by name."""
     state = PartialState()
@@ -157,7 +168,7 @@ def main() -> None:
         print(f"\n{name}\n{results_table(results)}")
     device = torch.cuda.get_device_name() if state.device.type == "cuda" else platform.processor() or "CPU"
     run = {
-        "command": shlex.join(["accelerate", "launch", "--num_processes", str(state.num_processes), *sys.argv]),
+        "command": command(state.num_processes),
         "data": held.about,
         "models": models,
         "generation": vars(options.generation),

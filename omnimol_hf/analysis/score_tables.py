@@ -220,19 +220,15 @@ def _reasons(misses: Mapping[str, int]) -> str:
 
 
 def task_table(task: str, model: ScoredModel, baselines: Baselines) -> Table:
-    """Every metric of a task under both protocols, beside the baselines."""
-    strict, paper = (model.results[task][protocol] for protocol in PROTOCOLS)
-    names = list(baselines.get(task, ()))
-    head = ["metric", "strict", "95 % interval", *names, "paper's protocol", "95 % interval", *names, "rows", "misses"]
-    table = Table(f"metrics-{model.name}-{task}", f"All metrics of {model.name}", head)
-    nothing = {"value": None, "low": None, "high": None}
-    for metric in dict.fromkeys([*strict, *paper]):
-        row = [metric]
-        for protocol, fields in zip(PROTOCOLS, (strict.get(metric, nothing), paper.get(metric, nothing)), strict=True):
-            row += [figure_text(fields["value"]), _interval(fields)]
-            row += [figure_text(baselines[task][name].get(protocol, {}).get(metric)) for name in names]
-        fields = strict.get(metric) or paper[metric]
-        table.add("ours", *row, str(fields["n"]), _reasons(fields["misses"]))
+    """Every metric of a task, first by the strict protocol, then by the paper's, beside the baselines."""
+    named = baselines.get(task, {})
+    head = ["metric", "protocol", model.name, "95 % interval", *named, "rows", "misses"]
+    table = Table(f"metrics-{model.name}-{task}", f"All metrics of {model.name}", head, 2)
+    for protocol in PROTOCOLS:
+        for metric, fields in model.results[task][protocol].items():
+            others = [figure_text(one.get(protocol, {}).get(metric)) for one in named.values()]
+            own = (figure_text(fields["value"]), _interval(fields))
+            table.add("ours", metric, protocol, *own, *others, str(fields["n"]), _reasons(fields["misses"]))
     return table
 
 

@@ -130,32 +130,20 @@ def test_task_tables_are_the_results(folder, page, name):
     results = json.loads((folder / f"{name}.json").read_text())
     for task, protocols in results.items():
         head, *rows = page.tables[f"metrics-{name}-{task}"]
-        assert {row[0] for row in rows} == set(protocols["strict"]) | set(protocols["paper"])
         baseline = {"number": "training median"}.get(TASKS[task].answer, "most frequent training answer")
-        interval = "95 % interval"
-        assert head == [
-            "metric",
-            "strict",
-            interval,
-            baseline,
-            "paper's protocol",
-            interval,
-            baseline,
-            "rows",
-            "misses",
+        assert head == ["metric", "protocol", name, "95 % interval", baseline, "rows", "misses"]
+        assert [row[:2] for row in rows] == [
+            [metric, protocol] for protocol in ("strict", "paper") for metric in protocols[protocol]
         ]
-        for metric, *cells in rows:
-            for protocol, start in (("strict", 0), ("paper", 3)):
-                fields = protocols[protocol].get(metric, {"value": None, "low": None, "high": None, "baseline": None})
-                value, limits, constant = cells[start : start + 3]
-                assert same(value, fields["value"])
-                assert same(constant, fields["baseline"])
-                low, _, high = limits.partition(" to ")
-                assert same(low, fields["low"])
-                assert same(high or "-", fields["high"])
-            fields = protocols["strict"].get(metric) or protocols["paper"][metric]
-            assert cells[6] == str(fields["n"])
-            assert cells[7] == (", ".join(f"{why}: {count}" for why, count in fields["misses"].items()) or "-")
+        for metric, protocol, value, limits, constant, count, misses in rows:
+            fields = protocols[protocol][metric]
+            assert same(value, fields["value"])
+            assert same(constant, fields["baseline"])
+            low, _, high = limits.partition(" to ")
+            assert same(low, fields["low"])
+            assert same(high or "-", fields["high"])
+            assert count == str(fields["n"])
+            assert misses == (", ".join(f"{why}: {count}" for why, count in fields["misses"].items()) or "-")
 
 
 def test_overview_and_distance_of_the_protocols(folder, page):
@@ -234,6 +222,25 @@ def test_markdown_holds_the_same_tables(folder, page):
     plain = [table for name, table in page.tables.items() if not name.startswith("cases")]
     assert [table for table in plain if table not in tables] == []
     assert all((folder / link).is_file() for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text))
+
+
+def test_named_baselines_stand_beside_the_model(tmp_path):
+    """Each by its name, in its own row of the paper's tables and its own column of the task's."""
+    model = make_model("unified")
+    model = model._replace(results={"logp": model.results["molecular_weight"]})
+    rows = [row | {"task": "logp"} for row in make_rows() if row["task"] == "molecular_weight"]
+    answers = [one | {"task": "logp"} for one in model.answers if one["task"] == "molecular_weight"]
+    values = {"mae": 0.75, "valid_answer_rate": 0.5}
+    baselines = {"logp": {"RDKit Crippen LogP": {"strict": values, "paper": {"mae": 0.25}}}}
+    write_report(tmp_path, rows, [model._replace(answers=answers, scores=[0.5] * 6)], RUN, baselines)
+    page = Page((tmp_path / "report.html").read_text())
+    column = page.tables["metrics-unified-logp"][0].index("RDKit Crippen LogP")
+    cells = {(row[0], row[1]): row[column] for row in page.tables["metrics-unified-logp"]}
+    assert cells["mae", "strict"] == "0.750"
+    assert cells["mae", "paper"] == "0.250"
+    assert cells["r2", "strict"] == "-"
+    named = [row for row in page.tables["paper-3-properties"] if row[0] == "RDKit Crippen LogP"]
+    assert [row[3:6] for row in named] == [["paper", "-", "0.250"], ["strict", "-", "0.750 (50%)"]]
 
 
 def test_csv_holds_all_scores(folder):
