@@ -63,7 +63,7 @@ def answer_to_file(path: Path, about: Mapping[str, Any], rows: Rows, batches: Ba
         read_predictions(path, rows, about)
         return 0
     if (parts / ABOUT).exists():
-        _compare(json.loads((parts / ABOUT).read_text(encoding="utf-8")), about, path)
+        _compare(json.loads((parts / ABOUT).read_text(encoding="utf-8")), about, parts)
     state.wait_for_everyone()  # all have compared before the first one writes
     if state.is_main_process:
         parts.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def _compare(there: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> No
         raise ValueError(
             f"{path} holds answers of another run:\n"
             + "\n".join(changed)
-            + "\nChoose another folder, or delete that file, or give the same settings."
+            + "\nChoose another folder, or delete it, or give the same settings."
         )
 
 

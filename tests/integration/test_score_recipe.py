@@ -1,13 +1,12 @@
 """The scoring recipe as its user runs it: two processes, killed and continued, give what one process gives."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from model_cards.render import read_results
@@ -18,7 +17,7 @@ from tests import tiny
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.integration
-ROWS = 40  # a task
+ROWS = 30  # a task
 TOKENS = 24
 
 
@@ -51,10 +50,10 @@ def start(model: Path, dataset: Path, out: Path) -> subprocess.Popen:
     command = [
         *[sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "recipes/score.py"],
         *["--device", "cpu", "--model", str(model), "--dataset", str(dataset), "--out", str(out)],
-        *["--batch_size", "2", "--max_new_tokens", str(TOKENS)],
+        *["--batch_size", "1", "--max_new_tokens", str(TOKENS)],
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
 
 
 def test_two_killed_and_continued_processes_equal_one(model, dataset, tmp_path):
@@ -62,21 +61,23 @@ def test_two_killed_and_continued_processes_equal_one(model, dataset, tmp_path):
     parts = out / ".predictions.unfinished"
     first = start(model, dataset, out)
     answered = 0
-    for _ in range(2400):
+    for _ in range(24000):
         answered = sum(path.read_bytes().count(b"\n") for path in parts.glob("process-*.jsonl"))
-        if answered >= 6 or first.poll() is not None:
+        if answered >= 4 or first.poll() is not None:
             break
-        time.sleep(0.05)
-    os.killpg(first.pid, signal.SIGKILL)
+        time.sleep(0.005)
+    launcher = psutil.Process(first.pid)  # it would start its workers again, or let them go on, if killed alone
+    for process in [launcher, *launcher.children(recursive=True)]:
+        process.kill()
     first.communicate()
-    assert 6 <= answered < 2 * ROWS
+    assert 4 <= answered < 2 * ROWS
     assert not (out / "predictions.jsonl").exists()
 
     second = start(model, dataset, out)
     printed, _ = second.communicate(timeout=400)
     assert second.returncode == 0, printed[-4000:]
-    assert " 0 of 80 rows are answered" not in printed
-    assert " of 80 rows are answered" in printed
+    assert " 0 of 60 rows are answered" not in printed
+    assert " of 60 rows are answered" in printed
     assert not parts.exists()
 
     # one process, nothing killed: the same file and scores
@@ -84,14 +85,14 @@ def test_two_killed_and_continued_processes_equal_one(model, dataset, tmp_path):
     loaded = load_model(str(model))
     settings = GenerationSettings(max_new_tokens=TOKENS)
     alone = tmp_path / "alone.jsonl"
-    assert answer_rows(alone, loaded, held.rows, held.about, settings, batch_size=2) == 2 * ROWS
+    assert answer_rows(alone, loaded, held.rows, held.about, settings, batch_size=1) == 2 * ROWS
     assert (out / "predictions.jsonl").read_bytes() == alone.read_bytes()
-    # one batch of all rows: the same texts
+    # all rows in one batch: the same texts
     together = tmp_path / "together.jsonl"
     answer_rows(together, loaded, held.rows, held.about, settings, batch_size=2 * ROWS)
     texts = [line["answer"] for line in read_predictions(alone)]
     assert [line["answer"] for line in read_predictions(together)] == texts
-    assert len(set(texts)) > ROWS / 2
+    assert len(set(texts)) > ROWS / 2  # the model does not say the same to all
     results = json.loads((out / "results.json").read_text())
     assert results == score_answers(held.rows, texts, held.train, loaded.processor.tokenizer.tokenize)
     assert read_results(out / "results.json") == results  # what a model card is filled from
