@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from omnimol_hf import OmniMolConfig
 from omnimol_hf.llama_licence import llama_version
 from omnimol_hf.stored_weights import stored_tensors
-from omnimol_hf.tasks import TASKS
+from omnimol_hf.tasks import ALL_TASKS, TASKS
 
 TEMPLATE = Path(__file__).with_name("omni-mol.md.jinja")
 PROTOCOLS = {
@@ -75,7 +75,7 @@ def model_card(
         rows=_score_rows(scores),
         not_better=_not_better(scores),
         protocols=PROTOCOLS,
-        tasks=TASKS,
+        tasks={name: task for name, task in ALL_TASKS.items() if name in TASKS or name in scores},
     )
 
 
@@ -116,8 +116,8 @@ def read_results(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the scores {path}: {error}") from error
     for task, protocols in scores.items():
-        if task not in TASKS:
-            raise ValueError(f"{path} has scores of an unknown task {task!r}; known: {', '.join(TASKS)}")
+        if task not in ALL_TASKS:
+            raise ValueError(f"{path} has scores of an unknown task {task!r}; known: {', '.join(ALL_TASKS)}")
         for protocol in PROTOCOLS:
             for metric, fields in protocols[protocol].items() if protocol in protocols else [(protocol, {})]:
                 if lost := {"value", "baseline", "low", "high", "n"} - fields.keys():
@@ -170,7 +170,7 @@ def _score_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"task": name, "metric": metric, "baseline_name": baseline_name(task), "main": place == 0, "better": better}
         | fields
-        for name, task in TASKS.items()
+        for name, task in ALL_TASKS.items()
         if name in scores
         for place, metric in enumerate(HEADLINES[task.answer])
         if (fields := scores[name]["strict"].get(metric))

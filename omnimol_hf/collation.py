@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from omnimol_hf.configuration_omnimol import GRAPH_FEATURES
 from omnimol_hf.processing_omnimol import OmniMolProcessor
+from omnimol_hf.tasks import ALL_TASKS
 
 ENCODED = Features(
     {
@@ -91,6 +92,9 @@ def encode_rows(
     return encoded.select(kept).with_format("numpy"), left_out
 
 
+_TASK_NUMBERS = {task: number for number, task in enumerate(ALL_TASKS)}
+
+
 @dataclass
 class TrainingCollator:
     """Right-pads encoded rows and joins their graphs.
@@ -104,7 +108,12 @@ class TrainingCollator:
     graph_features: str = "ogb9"
 
     def __call__(self, rows: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
-        """Make one batch; see `OmniMolForCausalLM.forward` for the tensors and their shapes."""
+        """Make one batch.
+
+        Returns:
+            What `OmniMolForCausalLM.forward` takes, and `task_ids` `(batch,)` int64 for the trainer: each row's task
+            as its position in `ALL_TASKS`.
+        """
         rows = list(rows)
         ids = [torch.as_tensor(np.asarray(row["input_ids"], dtype=np.int64)) for row in rows]
         labels = [torch.as_tensor(np.asarray(row["labels"], dtype=np.int64)) for row in rows]
@@ -112,6 +121,7 @@ class TrainingCollator:
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
             "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
             "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
+            "task_ids": torch.tensor([_TASK_NUMBERS[str(row["task"])] for row in rows]),
         }
         atom_columns, bond_columns = GRAPH_FEATURES[self.graph_features]
         atoms = [np.asarray(row["atom_features"], dtype=np.int64).reshape(-1, atom_columns) for row in rows]

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
+from transformers import AutoConfig, LlamaConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 # What transformers itself may hand to a config besides its declared fields, or sets on one that is saved later
@@ -71,13 +71,21 @@ _LLAMA_3_2_1B = {
 }
 
 
-def _refuse_unknown_keys(config: PreTrainedConfig, given: dict[str, Any]) -> None:
+# What Llama configs on the hub say beside LlamaConfig's fields: transformers turns these into `rope_parameters`.
+_OLD_ROPE_KEYS = {"rope_scaling", "rope_theta"}
+
+
+def known_llama_keys() -> set[str]:
+    """All keys that a Llama configuration may have; transformers keeps others, without effect."""
+    return set(LlamaConfig.__dataclass_fields__) | _OLD_ROPE_KEYS | _TRANSFORMERS_KEYS
+
+
+def _refuse_unknown_keys(name: str, given: dict[str, Any], known: set[str]) -> None:
     """Raise for a misspelt key: transformers alone would keep it as an attribute and say nothing."""
-    known = set(type(config).__dataclass_fields__)
-    for key in set(given) - known - _TRANSFORMERS_KEYS:
+    for key in sorted(set(given) - known - _TRANSFORMERS_KEYS):
         near = get_close_matches(key, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; its keys are {sorted(known)}"
-        raise ValueError(f"{type(config).__name__} has no key {key!r} (given as {given[key]!r}){hint}")
+        raise ValueError(f"{name} has no key {key!r} (given as {given[key]!r}){hint}")
 
 
 @strict
@@ -96,7 +104,7 @@ class OmniMolGraphConfig(PreTrainedConfig):
     num_layers: int = 5
 
     def __post_init__(self, **kwargs: Any) -> None:
-        _refuse_unknown_keys(self, kwargs)
+        _refuse_unknown_keys("OmniMolGraphConfig", kwargs, set(self.__dataclass_fields__))
         super().__post_init__(**kwargs)
 
     def validate_graph_size(self) -> None:
@@ -130,6 +138,8 @@ class OmniMolConfig(PreTrainedConfig):
             equal give exactly the dense FFN. Eq. 8 itself (False) is 1.5-1.8 times the dense FFN at the start.
         expert_training: `"lora"`: experts are low-rank deltas on one shared FFN; `"full"`: each expert is a whole FFN.
         expert_rank, expert_alpha, expert_dropout, gamma_p: of the deltas; gamma = alpha / rank**p + beta (3.4).
+        gamma_range: keeps each gamma within this share of its start on either side; None: free.
+        learn_gamma_p: whether p has a learnable offset too, as alpha and beta have.
         router_aux_loss_coef: lambda, the weight of the sequence-level balance loss (Section 3.5).
         output_router_logits: return the router logits of all MoE layers by default.
         loss_reduction: `"token_mean"`, or `"sum_per_sample"`: Eq. 4/9, the sum over tokens averaged over samples.
@@ -141,7 +151,7 @@ class OmniMolConfig(PreTrainedConfig):
     """
 
     model_type = "omnimol"
-    keys_to_ignore_at_inference = ["past_key_values", "router_logits", "aux_loss"]
+    keys_to_ignore_at_inference = ["past_key_values", "router_logits", "aux_loss", "sequence_nll", "expert_load"]
     sub_configs_defaults = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama", init_kwargs=_LLAMA_3_2_1B),
         "graph_config": SubConfigSpec(config_class=OmniMolGraphConfig),
@@ -165,13 +175,18 @@ class OmniMolConfig(PreTrainedConfig):
     expert_alpha: float | int = 16.0
     expert_dropout: float | int = 0.05
     gamma_p: float | int = 0.5
+    gamma_range: float | int | None = None
+    learn_gamma_p: bool = False
     router_aux_loss_coef: float | int = 0.01
     output_router_logits: bool = False
     loss_reduction: Literal["token_mean", "sum_per_sample"] = "token_mean"
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        _refuse_unknown_keys(self, kwargs)
+        _refuse_unknown_keys("OmniMolConfig", kwargs, set(self.__dataclass_fields__))
+        text = self.text_config.to_dict() if isinstance(self.text_config, PreTrainedConfig) else self.text_config
+        if isinstance(text, dict) and text.get("model_type", "llama") == "llama":  # else the validation refuses it
+            _refuse_unknown_keys("text_config", text, known_llama_keys())
         kwargs.setdefault("auto_map", dict(_AUTO_MAP))
         super().__post_init__(**kwargs)
         # Tying is read from the config of the class that owns the head, so it has to stand in both.
@@ -233,10 +248,14 @@ class OmniMolConfig(PreTrainedConfig):
             raise ValueError(f"expert_rank is {self.expert_rank}; it must be at least 1")
         if not 0 <= self.expert_dropout < 1:
             raise ValueError(f"expert_dropout is {self.expert_dropout}; it must be in [0, 1)")
-        for key in ("expert_alpha", "gamma_p", "router_aux_loss_coef"):
+        for key in ("gamma_p", "router_aux_loss_coef"):
             value = getattr(self, key)
             if value < 0 or not math.isfinite(value):
                 raise ValueError(f"{key} is {value}; it must be a finite number that is not negative")
+        for key in ("expert_alpha", "gamma_range"):
+            value = getattr(self, key)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{key} is {value}; it must be a finite number above 0")
 
     def validate_projector(self) -> None:
         """The projector takes vectors as wide as the graph encoder gives."""
@@ -247,4 +266,4 @@ class OmniMolConfig(PreTrainedConfig):
             )
 
 
-__all__ = ["GRAPH_FEATURES", "PRESETS", "OmniMolConfig", "OmniMolGraphConfig"]
+__all__ = ["GRAPH_FEATURES", "PRESETS", "OmniMolConfig", "OmniMolGraphConfig", "known_llama_keys"]

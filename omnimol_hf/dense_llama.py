@@ -1,8 +1,15 @@
-"""A dense Llama checkpoint on disk, read one tensor at a time: what Omni-Mol checkpoints are made from."""
+"""A dense Llama checkpoint on disk, read one tensor at a time: what Omni-Mol checkpoints are made from.
+
+    python -m omnimol_hf.dense_llama --model DIR --out DIR      # the Llama inside an Omni-Mol model without experts
+
+That is for trying things out where no published Llama is at hand: a small model trained from scratch serves as one.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +19,10 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from omnimol_hf.checkpoints import whole_folder
+from omnimol_hf.configuration_omnimol import known_llama_keys
 from omnimol_hf.from_scratch import SPECIAL_TOKENS
+from omnimol_hf.modeling_omnimol import OmniMolForCausalLM
 from omnimol_hf.stored_weights import stored_tensors
 
 _DOWNLOADED = ["*.safetensors", "*.json", "tokenizer*", "README.md", "LICEN*", "NOTICE*", "Notice*", "USE_POLICY*"]
@@ -37,7 +47,8 @@ class DenseLlama:
             raise ValueError(f"{folder} has model_type {settings.get('model_type')!r}; expected 'llama'")
         self.folder = folder
         self.name = settings.get("_name_or_path", "")
-        self.config = LlamaConfig.from_dict(settings)
+        # Tools leave notes of their own in the file, which mean nothing to Llama and would be refused later.
+        self.config = LlamaConfig.from_dict({key: settings[key] for key in settings.keys() & known_llama_keys()})
         with torch.device("meta"):
             self.tensors = LlamaForCausalLM(self.config).state_dict()
         if self.config.tie_word_embeddings:
@@ -98,4 +109,37 @@ def local_folder(backbone: str | Path) -> Path:
         raise ValueError(f"backbone {str(backbone)!r} is no folder and cannot be downloaded: {error}") from error
 
 
-__all__ = ["DenseLlama", "local_folder"]
+def extract_llama(model: str | Path, out: str | Path) -> None:
+    """Save the language model of an Omni-Mol checkpoint, with its tokenizer, as a plain Llama checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint has experts, for Llama has none, or if `out` exists.
+    """
+    omnimol, out = OmniMolForCausalLM.from_pretrained(model), Path(out)
+    if omnimol.config.moe_layer_indices:
+        raise ValueError(f"{model} has experts in layers {omnimol.config.moe_layer_indices}: it is no plain Llama")
+    if out.exists():
+        raise ValueError(f"{out} exists already; give a new folder")
+    llama = LlamaForCausalLM(omnimol.config.text_config)
+    llama.model.load_state_dict(omnimol.model.language_model.state_dict())
+    llama.lm_head.load_state_dict(omnimol.lm_head.state_dict())
+    with whole_folder(out) as aside:
+        llama.to(omnimol.dtype).save_pretrained(aside)
+        AutoTokenizer.from_pretrained(model).save_pretrained(aside)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m omnimol_hf.dense_llama", allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="Omni-Mol checkpoint without experts (moe_layers: [])")
+    parser.add_argument("--out", required=True, help="folder to make")
+    try:
+        extract_llama(**vars(parser.parse_args(argv)))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["DenseLlama", "extract_llama", "local_folder"]

@@ -52,12 +52,18 @@ class OmniMolCausalLMOutput(ModelOutput):
         loss: language-modelling loss plus `router_aux_loss_coef` times the balance loss, when labels are given.
         logits: `(batch, kept length, vocabulary)`; None in training with labels, where only the loss is needed.
         aux_loss: the balance loss before its coefficient, when labels are given.
+        sequence_nll: `(batch,)` fp32, each sequence's negative log-likelihood in nats, summed over its labelled
+            tokens, when labels are given. The loss is made from it, so it carries gradients.
+        expert_load: `(MoE layers, batch, num_experts)` fp32, the share of each sequence's routed choices that each
+            expert got, without gradients; when there is a balance loss.
         past_key_values, hidden_states, attentions, router_logits: as in `OmniMolModelOutput`.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     aux_loss: Tensor | None = None
+    sequence_nll: Tensor | None = None
+    expert_load: Tensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -72,7 +78,7 @@ class OmniMolTextModel(LlamaModel):
         "attentions": LlamaAttention,
         "router_logits": OutputRecorder(OmniMolRouter, index=0),
     }
-    _keep_in_fp32_modules_strict = ["router", "gamma_alpha", "gamma_beta"]
+    _keep_in_fp32_modules_strict = ["router", "gamma_alpha", "gamma_beta", "gamma_p"]
 
     def __init__(self, config: OmniMolConfig) -> None:
         super().__init__(config.text_config)
@@ -251,6 +257,7 @@ class OmniMolForCausalLM(OmniMolPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         output_router_logits: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        sequence_weights: Tensor | None = None,
         **kwargs: Any,
     ) -> OmniMolCausalLMOutput:
         """Logits, and the loss when labels are given.
@@ -267,6 +274,8 @@ class OmniMolForCausalLM(OmniMolPreTrainedModel, GenerationMixin):
             num_items_in_batch: what the loss is divided by: the labelled tokens (`loss_reduction="token_mean"`) or
                 the sequences (`"sum_per_sample"`) of the whole optimiser step, over micro-batches and processes.
                 None: those of this call.
+            sequence_weights: `(batch,)` float, how much each sequence's negative log-likelihood counts in the loss;
+                None: 1. The balance loss is not weighted by it.
         """
         if use_cache is None and labels is not None:
             use_cache = False
@@ -288,54 +297,60 @@ class OmniMolForCausalLM(OmniMolPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        logits = loss = aux_loss = None
+        logits, losses = None, {}
         if labels is None:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, kept])
         else:
             if not self.training:
                 logits = self.lm_head(hidden_states)
-            loss, aux_loss = self._loss(
-                hidden_states, labels, attention_mask, outputs.router_logits if balance else None, num_items_in_batch
+            router_logits = outputs.router_logits if balance else None
+            losses = self._losses(
+                hidden_states, labels, attention_mask, router_logits, num_items_in_batch, sequence_weights
             )
         return OmniMolCausalLMOutput(
-            loss=loss,
+            **losses,
             logits=logits,
-            aux_loss=aux_loss,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits if output_router_logits else None,
         )
 
-    def _loss(
+    def _losses(
         self,
         hidden_states: Tensor,
         labels: Tensor,
         attention_mask: Tensor | None,
         router_logits: tuple[Tensor, ...] | None,
         num_items: Tensor | int | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The loss and the balance loss, both divided by `num_items`.
+        sequence_weights: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """`loss` and `aux_loss`, both divided by `num_items`, with the `sequence_nll` and `expert_load` behind them.
 
-        Sequence i enters both with weight n_i: its labelled tokens, or 1 for `"sum_per_sample"`. So the sum over
-        micro-batches and processes is exactly the loss of the whole batch.
+        Sequence i enters the balance loss with weight n_i: its labelled tokens, or 1 for `"sum_per_sample"`. So the
+        sum over micro-batches and processes is exactly the loss of the whole batch.
         """
         targets = F.pad(labels, (0, 1), value=-100)[:, 1:]
         labelled = targets != -100
-        logits = self.lm_head(hidden_states[labelled])
-        nll = F.cross_entropy(logits.float(), targets[labelled], reduction="sum")
+        places = labelled.nonzero(as_tuple=True)
+        logits = self.lm_head(hidden_states[places])
+        nll = F.cross_entropy(logits.float(), targets[places], reduction="none")
+        sequence_nll = nll.new_zeros(labels.shape).index_put(places, nll).sum(1)
         weight = labelled.sum(1) if self.config.loss_reduction == "token_mean" else labelled.new_ones(len(labelled))
         if num_items is None:
             num_items = weight.sum().clamp(min=1)
-        loss = nll / num_items
+        total = sequence_nll if sequence_weights is None else sequence_nll * sequence_weights
+        losses = {"loss": total.sum() / num_items, "sequence_nll": sequence_nll}
         if router_logits is None:
-            return loss, None
+            return losses
         if attention_mask is None:
             attention_mask = torch.ones_like(labels)
-        per_sequence = sequence_balance_loss(router_logits, self.config.num_experts_per_tok, attention_mask)
-        aux_loss = (weight.to(per_sequence.device) * per_sequence).sum().to(loss.device) / num_items
-        return loss + self.config.router_aux_loss_coef * aux_loss, aux_loss
+        per_sequence, losses["expert_load"] = sequence_balance_loss(
+            router_logits, self.config.num_experts_per_tok, attention_mask
+        )
+        aux_loss = (weight.to(per_sequence.device) * per_sequence).sum().to(nll.device) / num_items
+        return losses | {"loss": losses["loss"] + self.config.router_aux_loss_coef * aux_loss, "aux_loss": aux_loss}
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any

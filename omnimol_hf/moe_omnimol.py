@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,30 +65,46 @@ def _by_expert(chosen: Tensor, weights: Tensor, num_experts: int) -> list[tuple[
     return list(zip(tokens, weights.flatten()[order].unsqueeze(-1).split(counts), strict=True))
 
 
-def adaptive_gamma(alpha: float, rank: int, p: float | Tensor, alpha_offset: Tensor, beta: Tensor) -> Tensor:
-    """gamma = (alpha + alpha_offset) / rank**p + beta, the paper's adaptive coefficient (Section 3.4), elementwise.
+def adaptive_gamma(
+    alpha: float,
+    rank: int,
+    p: float,
+    alpha_offset: Tensor,
+    beta: Tensor,
+    p_offset: Tensor | None = None,
+    gamma_range: float | None = None,
+) -> Tensor:
+    """gamma = (alpha + alpha_offset) / rank**(p + p_offset) + beta, the adaptive coefficient of Section 3.4.
 
     Args:
         alpha: where alpha starts.
         rank: r of the low-rank matrices; ||r||_p means r**p.
         p: 1 for LoRA's start, 0.5 for rsLoRA's.
         alpha_offset, beta: what is learnt, of equal shape; both start at 0.
+        p_offset: the same for p where that is learnable.
+        gamma_range: keeps gamma within this share of its start on either side; None: free.
 
     Returns:
         Their shape, in fp32 or wider, for in bf16 small steps of the offsets would be lost.
     """
     dtype = torch.promote_types(alpha_offset.dtype, torch.float32)
-    return (alpha + alpha_offset.to(dtype)) / rank**p + beta.to(dtype)
+    learned_p = p if p_offset is None else p + p_offset.to(dtype)
+    gamma = (alpha + alpha_offset.to(dtype)) / rank**learned_p + beta.to(dtype)
+    if gamma_range is None:
+        return gamma
+    start = alpha / rank**p
+    return gamma.clamp(start * (1 - gamma_range), start * (1 + gamma_range))
 
 
 class LowRankExperts(nn.Module):
     """The low-rank deltas of all experts of a layer, stacked: W_e = W + gamma_e B_e A_e for gate, up and down.
 
-    gamma = (alpha + a) / r**p + b is the paper's adaptive coefficient (Section 3.4), one for each projection and
-    expert. Its learnable offsets a and b are fp32 and start at 0: alpha itself could not move in bf16.
+    gamma is `adaptive_gamma`, one for each projection and expert. Its learnable offsets are fp32 and start at 0: alpha
+    itself could not move in bf16.
 
     Parameters: `{gate,up}_A` `(E, r, hidden)`, `{gate,up}_B` `(E, intermediate, r)`, `down_A` `(E, r, intermediate)`,
-    `down_B` `(E, hidden, r)`, `gamma_alpha` and `gamma_beta` `(3, E)` in the order gate, up, down.
+    `down_B` `(E, hidden, r)`; `gamma_alpha`, `gamma_beta` and, where p is learnable, `gamma_p`, each `(3, E)` in the
+    order gate, up, down.
     """
 
     def __init__(self, config: OmniMolConfig) -> None:
@@ -95,8 +112,8 @@ class LowRankExperts(nn.Module):
         text, experts, rank = config.text_config, config.experts_per_layer, config.expert_rank
         hidden, intermediate = text.hidden_size, text.intermediate_size
         self.num_experts = experts
-        self.alpha = config.expert_alpha
-        self.rank, self.gamma_p = rank, config.gamma_p
+        self.rank, self.alpha = rank, config.expert_alpha
+        self.p, self.gamma_range = config.gamma_p, config.gamma_range
         self.dropout = nn.Dropout(config.expert_dropout)
         self.act_fn = ACT2FN[text.hidden_act]
         self.gate_A = nn.Parameter(torch.empty(experts, rank, hidden))
@@ -107,6 +124,7 @@ class LowRankExperts(nn.Module):
         self.down_B = nn.Parameter(torch.empty(experts, hidden, rank))
         self.gamma_alpha = nn.Parameter(torch.empty(len(PROJECTIONS), experts, dtype=torch.float32))
         self.gamma_beta = nn.Parameter(torch.empty(len(PROJECTIONS), experts, dtype=torch.float32))
+        self.gamma_p = nn.Parameter(torch.empty_like(self.gamma_alpha)) if config.learn_gamma_p else None
 
     def reset_parameters(self) -> None:
         """LoRA's start: A Kaiming uniform, B zero, so that every expert equals the shared FFN."""
@@ -115,21 +133,70 @@ class LowRankExperts(nn.Module):
             bound = a.shape[-1] ** -0.5  # kaiming_uniform_(a=sqrt(5)) of each slice, which it cannot see in a stack
             init.uniform_(a, -bound, bound)
             init.zeros_(b)
-        init.zeros_(self.gamma_alpha)
-        init.zeros_(self.gamma_beta)
+        for offset in self.gamma_offsets():
+            init.zeros_(offset)
 
     def matrices(self, projection: str) -> tuple[Tensor, Tensor]:
         """The stacked A and B of `"gate"`, `"up"` or `"down"`."""
         return getattr(self, f"{projection}_A"), getattr(self, f"{projection}_B")
 
+    def gamma_offsets(self) -> list[Tensor]:
+        """What is learnt of gamma: the offsets of alpha and beta and, where it is learnable, of p."""
+        return [self.gamma_alpha, self.gamma_beta] + ([] if self.gamma_p is None else [self.gamma_p])
+
     def gamma(self) -> Tensor:
         """gamma `(3, E)` in fp32, rows in the order gate, up, down."""
-        return adaptive_gamma(self.alpha, self.rank, self.gamma_p, self.gamma_alpha, self.gamma_beta)
+        return adaptive_gamma(
+            self.alpha, self.rank, self.p, self.gamma_alpha, self.gamma_beta, self.gamma_p, self.gamma_range
+        )
+
+    @property
+    def gamma_settings(self) -> dict[str, Any]:
+        """What gamma is made of besides its offsets: the arguments of `restart_gamma`."""
+        learn_p = self.gamma_p is not None
+        return {"alpha": self.alpha, "p": self.p, "gamma_range": self.gamma_range, "learn_p": learn_p}
+
+    @torch.no_grad()
+    def restart_gamma(
+        self, alpha: float, p: float, gamma_range: float | None, learn_p: bool, gamma: float | None = None
+    ) -> None:
+        """Let gamma be made of other settings, from its start again; B is scaled so that every expert stays as it is.
+
+        Args:
+            alpha, p, gamma_range: see `adaptive_gamma`.
+            learn_p: whether p is learnable.
+            gamma: what all gammas shall be, by way of beta; None: their start, alpha / r**p.
+        """
+        before = self.gamma()
+        self.alpha, self.p, self.gamma_range = alpha, p, gamma_range
+        if not learn_p:
+            self.gamma_p = None
+        elif self.gamma_p is None:
+            trains = self.gamma_alpha.requires_grad
+            self.gamma_p = nn.Parameter(torch.zeros_like(self.gamma_alpha), requires_grad=trains)
+        for offset in self.gamma_offsets():
+            offset.zero_()
+        if gamma is not None:
+            self.gamma_beta += gamma - alpha / self.rank**p
+        for name, ratio in zip(PROJECTIONS, before / self.gamma(), strict=True):
+            b = self.matrices(name)[1]
+            b.copy_(b * ratio[:, None, None])
+
+    def freeze_gamma(self) -> None:
+        """Keep gamma as it is for good: its offsets become buffers, saved under the same names.
+
+        Frozen parameters would not do, for PEFT lets all parameters of a module train when it switches adapters.
+        """
+        for name in ("gamma_alpha", "gamma_beta", "gamma_p"):
+            offset = getattr(self, name)
+            if offset is not None:
+                delattr(self, name)
+                self.register_buffer(name, offset.detach())
 
     def delta(self, projection: str, expert: int) -> Tensor:
         """The full-size matrix gamma B A `(out_features, in_features)` that one expert adds to one projection."""
         a, b = self.matrices(projection)
-        return self.gamma()[PROJECTIONS.index(projection), expert].to(a.dtype) * (b[expert] @ a[expert])
+        return b[expert] @ (self.gamma()[PROJECTIONS.index(projection), expert] * a[expert]).to(a.dtype)
 
     def forward(
         self, hidden_states: Tensor, gate: Tensor, up: Tensor, weights: Tensor, chosen: Tensor
@@ -146,21 +213,25 @@ class LowRankExperts(nn.Module):
             still has to map, and the weighted sum of their low-rank down products `(tokens, hidden)`.
         """
         dtype, tokens = gate.dtype, hidden_states.shape[0]
-        gamma = self.gamma().to(dtype)
+        # gamma scales the matrices on the hidden side, in fp32: they are the small ones, and in bf16, where 16 and
+        # 16.01 are one number, a gamma between them still rounds some of their elements the other way.
+        gate_gamma, up_gamma, down_gamma = self.gamma().unsqueeze(-1).unsqueeze(-1)
+        down_b = (down_gamma * self.down_B).to(dtype)
         # One product for A of gate and up of all experts. One dropout mask for all experts, here and before down.
-        first = torch.cat([self.gate_A, self.up_A], dim=1).flatten(0, 1).to(hidden_states.dtype)
-        low = F.linear(self.dropout(hidden_states), first).view(tokens, self.num_experts, 2 * self.rank)
+        first = torch.cat([gate_gamma * self.gate_A, up_gamma * self.up_A], dim=1).flatten(0, 1)
+        low = F.linear(self.dropout(hidden_states), first.to(hidden_states.dtype))
+        low = low.view(tokens, self.num_experts, 2 * self.rank)
         keep = self.dropout(torch.ones_like(gate)) if self.training and self.dropout.p else None
         activation, low_rank = torch.zeros_like(gate), torch.zeros_like(hidden_states, dtype=dtype)
         for e, (rows, weight) in enumerate(_by_expert(chosen, weights, self.num_experts)):
             low_gate, low_up = low[:, e].index_select(0, rows).split(self.rank, dim=-1)
-            gate_e = gate.index_select(0, rows) + F.linear(low_gate * gamma[0, e], self.gate_B[e].to(low.dtype))
-            up_e = up.index_select(0, rows) + F.linear(low_up * gamma[1, e], self.up_B[e].to(low.dtype))
+            gate_e = gate.index_select(0, rows) + F.linear(low_gate, self.gate_B[e].to(low.dtype))
+            up_e = up.index_select(0, rows) + F.linear(low_up, self.up_B[e].to(low.dtype))
             weighted = (self.act_fn(gate_e) * up_e * weight).to(dtype)
             activation = activation.index_add(0, rows, weighted)
             dropped = weighted if keep is None else weighted * keep.index_select(0, rows)
-            low_down = F.linear(dropped, self.down_A[e].to(dtype)) * gamma[2, e]
-            low_rank = low_rank.index_add(0, rows, F.linear(low_down, self.down_B[e].to(dtype)).to(dtype))
+            low_down = F.linear(dropped, self.down_A[e].to(dtype))
+            low_rank = low_rank.index_add(0, rows, F.linear(low_down, down_b[e]).to(dtype))
         return activation, low_rank
 
 
@@ -217,7 +288,9 @@ class AnchorReconcileMoE(nn.Module):
         return output.view_as(hidden_states)
 
 
-def sequence_balance_loss(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor) -> Tensor:
+def sequence_balance_loss(
+    router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor
+) -> tuple[Tensor, Tensor]:
     """The balance loss l_i of each sequence (Section 3.5), averaged over the MoE layers.
 
     l_i = sum_j C_ij s_ij with C_ij = N / (T_i k) * (choices of expert j in sequence i) and s_ij the mean router
@@ -229,19 +302,21 @@ def sequence_balance_loss(router_logits: tuple[Tensor, ...], top_k: int, attenti
         attention_mask: `(batch, length)`, nonzero for tokens, 0 for padding.
 
     Returns:
-        `(batch,)` in fp32; gradients flow through s_ij.
+        l_i `(batch,)` in fp32, whose gradients flow through s_ij; and what share of each sequence's choices each
+        expert got, `(MoE layers, batch, N)` in fp32 without gradients: C_ij / N.
     """
     mask = attention_mask.to(torch.float32).unsqueeze(-1)
     lengths = mask.sum(1).clamp(min=1)
-    per_layer = []
+    per_layer, shares = [], []
     for logits in router_logits:
         probabilities = logits.float().softmax(-1)
         num_experts = logits.shape[-1]
         choices = torch.zeros_like(probabilities).scatter(-1, probabilities.topk(top_k, dim=-1).indices, 1.0)
-        load = (choices * mask).sum(1) * num_experts / (lengths * top_k)
+        share = (choices * mask).sum(1) / (lengths * top_k)
         importance = (probabilities * mask).sum(1) / lengths
-        per_layer.append((load * importance).sum(-1))
-    return torch.stack(per_layer).mean(0)
+        per_layer.append(num_experts * (share * importance).sum(-1))
+        shares.append(share)
+    return torch.stack(per_layer).mean(0), torch.stack(shares)
 
 
 __all__ = [

@@ -29,7 +29,7 @@ class SelectionSettings:
 
     Attributes:
         kind: `"active"` (Eq. 1-3); `"random"`, the same rounds and steps with pi proportional to the remaining rows;
-            or `"all"`, no selection.
+            or `"all"`, every row once an epoch: with a budget, for the steps that a selection of it would take.
         budget: B, as a number of rows (an int) or a share of them (a float above 0 and up to 1).
         rounds: J.
         epochs: M.
@@ -56,7 +56,7 @@ class SelectionSettings:
                 raise ValueError(f"selection: {name} is {value!r}; expected a whole number from 1")
         if not isinstance(self.smoothing, int | float) or not 0 <= self.smoothing <= 1:
             raise ValueError(f"selection: smoothing is {self.smoothing!r}; expected a number from 0 to 1")
-        if self.kind == "all":
+        if self.kind == "all" and self.budget is None:
             return
         rows = type(self.budget) is int and self.budget >= 1
         share = type(self.budget) is float and 0 < self.budget <= 1
@@ -195,6 +195,10 @@ class RowSelection:
                 f"fewer than the {batch_size} of one step; take a larger budget, fewer rounds or a smaller batch"
             )
         return -(-portion // batch_size)
+
+    def steps(self, batch_size: int) -> int:
+        """The optimiser steps of all rounds."""
+        return self.units * self.unit_steps(batch_size)
 
     def round_of(self, unit: int) -> int:
         """The round, from 1, that the unit (from 0) belongs to."""

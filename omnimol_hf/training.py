@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +13,20 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
 
+from omnimol_hf.checkpoints import STAGING, WholeCheckpoints, global_batch, last_checkpoint, stops_plainly
 from omnimol_hf.llama_licence import copy_legal_files
 from omnimol_hf.sampling import MixtureSampler, SelectionSampler
 from omnimol_hf.selection import RowSelection
+from omnimol_hf.tasks import ALL_TASKS
+from omnimol_hf.telemetry import Telemetry
 
-STAGING = ".unfinished"
 ROUNDS = "selection.jsonl"
 
 
-class OmniMolTrainer(Trainer):
+class OmniMolTrainer(WholeCheckpoints):
     """`transformers.Trainer` on encoded rows (`omnimol_hf.collation.encode_rows`).
 
     Args:
@@ -36,6 +34,11 @@ class OmniMolTrainer(Trainer):
         selection: draws the rows in rounds instead, which also decide `max_steps`.
         score: rho of the rows with these numbers, in [0, 1], by the model that is trained; all processes call it and
             may share the work. An active selection needs it.
+        balance_tasks: every task of an optimiser step counts alike, whatever its share of the tokens: the loss is the
+            mean over those tasks of each one's own mean (over its tokens, or its sequences for `"sum_per_sample"`),
+            exact over micro-batches and processes. The balance loss stays as it is. The authors' `use_task_loss`
+            means something else: it divides each task's mean in a micro-batch by its own detached value, so that only
+            the directions of the tasks' gradients count and how the rows were dealt out changes the result.
         kwargs: those of `Trainer`.
     """
 
@@ -45,22 +48,35 @@ class OmniMolTrainer(Trainer):
         mixture: dict[str, float] | None = None,
         selection: RowSelection | None = None,
         score: Callable[[np.ndarray], np.ndarray] | None = None,
+        balance_tasks: bool = False,
         **kwargs: Any,
     ) -> None:
         self.mixture = mixture
         self.selection = selection
+        self.balance_tasks = balance_tasks
         super().__init__(*args, **kwargs)
+        if balance_tasks and self.args.world_size > 1 and not self.counts_everywhere:
+            raise ValueError("balance_tasks with several processes needs average_tokens_across_devices=True")
+        # It would hide a loss that is not finite, and wait for the device in each step to see it.
+        self.args.logging_nan_inf_filter = False
+        self.telemetry = Telemetry(self)
+        self.add_callback(self.telemetry)
         self.add_callback(EpochCallback(self))
         if selection is not None:
             if score is None and selection.settings.kind == "active":
                 raise ValueError("an active selection needs a score: without it no task can be rated")
-            self.args.max_steps = selection.unit_steps(self.global_batch) * selection.units
+            self.args.max_steps = selection.steps(self.global_batch)
             self.add_callback(SelectionCallback(selection, score))
 
     @property
     def global_batch(self) -> int:
         """Rows of one optimiser step over all processes and micro-batches."""
-        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return global_batch(self.args)
+
+    @property
+    def counts_everywhere(self) -> bool:
+        """Whether the loss is divided by what all processes have together; Trainer then multiplies it by them."""
+        return self.args.average_tokens_across_devices and self.args.world_size > 1
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -71,45 +87,55 @@ class OmniMolTrainer(Trainer):
             self.sampler = SelectionSampler(self.selection, rows["length"], self.global_batch, seed)
         return self.sampler
 
-    def _get_num_items_in_batch(
-        self, batch_samples: list[dict[str, Any]], device: torch.device
-    ) -> torch.Tensor | None:
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         """Labelled tokens of the whole optimiser step, or its sequences when the loss averages over those (Eq. 4)."""
-        if self.accelerator.unwrap_model(self.model).config.loss_reduction == "token_mean":
-            return super()._get_num_items_in_batch(batch_samples, device)
-        sequences = torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
-        # Trainer multiplies the loss by the processes exactly when the items were counted over all of them.
-        everywhere = self.args.average_tokens_across_devices and self.args.world_size > 1
-        return self.accelerator.gather(sequences).sum() if everywhere else sequences
+        by_tokens = self.accelerator.unwrap_model(self.model).config.loss_reduction == "token_mean"
+        items = torch.zeros(len(ALL_TASKS), dtype=torch.int64, device=device)
+        for batch in batch_samples:
+            labelled = (batch["labels"][:, 1:] != -100).sum(1)
+            each = labelled if by_tokens else torch.ones_like(labelled)
+            items.index_add_(0, batch["task_ids"].to(device), each.to(device))
+        self.task_items = self.accelerator.reduce(items, "sum") if self.counts_everywhere else items
+        return self.task_items.sum()
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._run_dir(trial))
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """The loss of a micro-batch as Trainer has it, with `balance_tasks`; what it consists of goes to telemetry."""
+        inputs = dict(inputs)
+        task_ids = inputs.pop("task_ids")
+        if self.balance_tasks and model.training:
+            tasks = self.task_items.count_nonzero()
+            shares = num_items_in_batch / (tasks * self.task_items.clamp(min=1))
+            inputs["sequence_weights"] = shares[task_ids]
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            self.telemetry.add(task_ids, inputs, outputs)
+        return (loss, outputs) if return_outputs else loss
 
-    def _run_dir(self, trial: Any) -> Path:
-        folder = Path(super()._get_output_dir(trial))
-        return folder / STAGING if self._saving else folder
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with all that telemetry has to tell; stops a run whose loss is not finite (`Telemetry.check`)."""
+        table = {}
+        if "loss" in logs:
+            self.telemetry.check(logs)
+            scalars, table = self.telemetry.read()
+            logs.update(scalars)
+        elif "train_loss" in logs:  # the end of training
+            self.telemetry.check(weights=True)
+        super().log(logs, start_time)
+        self.telemetry.write(self.state.log_history[-1] | table)
 
-    _saving = False
+    def last_checkpoint(self) -> str | None:
+        """The newest whole checkpoint of this run, or None."""
+        return last_checkpoint(self.args.output_dir)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint aside and rename it when all processes are done: it is there whole or not at all."""
-        run_dir = self._run_dir(trial)
-        if self.args.should_save:
-            shutil.rmtree(run_dir / STAGING, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._saving = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._saving = False
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            shutil.rmtree(run_dir / name, ignore_errors=True)
-            (run_dir / STAGING / name).rename(run_dir / name)
-            (run_dir / STAGING).rmdir()
-            rotate_checkpoints(output_dir=str(run_dir), save_total_limit=self.args.save_total_limit)
-        self.accelerator.wait_for_everyone()
+        self.telemetry.check(weights=True)
+        super()._save_checkpoint(model, trial)
 
     def save_whole_model(self, folder: Path, legal_from: Path | None = None) -> None:
         """Save model, processor and `training_log.json` as a folder that is there whole or not at all; no pickles.
@@ -118,15 +144,36 @@ class OmniMolTrainer(Trainer):
             legal_from: the checkpoint that training started from, whose licence and notice files go along.
         """
         aside = folder.with_name(folder.name + STAGING)
-        self.save_model(str(aside), _internal_call=True)
+        with stops_plainly(f"the {folder.name}", aside):
+            self.save_model(str(aside), _internal_call=True)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                (aside / "training_args.bin").unlink(missing_ok=True)
+                (aside / "training_log.json").write_text(json.dumps(self.state.log_history, indent=1))
+                if legal_from is not None:
+                    copy_legal_files(legal_from, aside, version=None)
+                aside.rename(folder)
         self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            (aside / "training_args.bin").unlink(missing_ok=True)
-            (aside / "training_log.json").write_text(json.dumps(self.state.log_history, indent=1))
-            if legal_from is not None:
-                copy_legal_files(legal_from, aside, version=None)
-            aside.rename(folder)
-        self.accelerator.wait_for_everyone()
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file that a run wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def train_or_continue(trainer: OmniMolTrainer) -> None:
+    """Train from the last whole checkpoint in the trainer's folder, or from the beginning if there is none.
+
+    Raises:
+        SystemExit: if the loss or a weight is no longer finite; see `Telemetry.check`.
+    """
+    checkpoint = trainer.last_checkpoint()
+    start = f"continuing from {checkpoint}" if checkpoint else f"training on {len(trainer.train_dataset):,} rows"
+    trainer.accelerator.print(start)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except FloatingPointError as error:
+        raise SystemExit(str(error)) from error
 
 
 class EpochCallback(TrainerCallback):
@@ -139,6 +186,50 @@ class EpochCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.sampler.set_epoch(int(state.epoch or 0))
+
+
+class StopEpochCallback(TrainerCallback):
+    """Ends training after an epoch, in the middle of the learning rate's schedule (Table 4: 10 of 15).
+
+    Args:
+        epoch: The last one, counted from 1.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if (state.epoch or 0) >= self.epoch:  # a run that went on from its last checkpoint
+            control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if round(state.epoch or 0) >= self.epoch:
+            control.should_training_stop = True
+
+
+class PatientCallback(EarlyStoppingCallback):
+    """`EarlyStoppingCallback` that a continued run takes up with the evaluations counted so far."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        # Trainer's own way of restoring makes new callbacks, which a selection's cannot be.
+        if state.global_step and type(self).__name__ in state.stateful_callbacks:
+            saved = state.stateful_callbacks[type(self).__name__]["attributes"]
+            self.early_stopping_patience_counter = saved["early_stopping_patience_counter"]
+            if self.early_stopping_patience_counter >= self.early_stopping_patience:
+                control.should_training_stop = True
+
+
+def run_callbacks(stop_epoch: int | None, patience: int | None) -> list[TrainerCallback]:
+    """What ends a run early: an epoch, or evaluations that bring no better validation loss."""
+    ends: list[TrainerCallback] = [] if stop_epoch is None else [StopEpochCallback(stop_epoch)]
+    return ends if patience is None else [*ends, PatientCallback(patience)]
 
 
 class SelectionCallback(TrainerCallback, ExportableState):
@@ -201,21 +292,6 @@ class SelectionCallback(TrainerCallback, ExportableState):
             aside.rename(aside.with_name(ROUNDS))
 
 
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write in that gets its name only when all is written."""
-    aside = folder.with_name(folder.name + STAGING)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    yield aside
-    aside.rename(folder)
-
-
-def last_checkpoint(run_dir: str | os.PathLike[str]) -> str | None:
-    """The newest whole checkpoint of a run, or None."""
-    return get_last_checkpoint(str(run_dir)) if Path(run_dir).is_dir() else None
-
-
 def select_trainable(model: nn.Module, parts: list[str] | None) -> dict[str, int]:
     """Freeze all but the named parts of the model.
 
@@ -247,16 +323,3 @@ def select_trainable(model: nn.Module, parts: list[str] | None) -> dict[str, int
 
 def _name_parts(model: nn.Module) -> set[str]:
     return {part for name, _ in model.named_parameters() for part in name.split(".") if not part.isdigit()}
-
-
-def use_all_cores(local_processes: int) -> int:
-    """Share the cores among the processes of this machine; `accelerate launch` alone would leave one thread each.
-
-    A number of threads that the user chose (`OMP_NUM_THREADS` other than 1) stays.
-
-    Returns:
-        The threads of this process.
-    """
-    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_processes))
-    return torch.get_num_threads()

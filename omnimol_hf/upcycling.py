@@ -56,6 +56,7 @@ def upcycle(
     dtype: str = "as-is",
     seed: int = 0,
     max_shard_size: str | int = "2GB",
+    check_name: bool = True,
     **overrides: Any,
 ) -> OmniMolConfig:
     """Write an Omni-Mol checkpoint, with processor and code, that `AutoModel` loads.
@@ -69,6 +70,7 @@ def upcycle(
             `"as-is"`: that of the backbone's embeddings.
         seed: of the new weights, which do not depend on `max_shard_size`.
         max_shard_size: of the output's files.
+        check_name: whether the folder's name is the model's, which a Llama's licence has a say in.
         overrides: keys of `OmniMolConfig` over the preset's, for example `expert_training="full"`.
 
     Returns:
@@ -84,7 +86,8 @@ def upcycle(
         raise ValueError(f"preset is {preset!r}; expected one of {sorted(PRESETS)}")
     dense = DenseLlama(local_folder(backbone))
     llama = llama_version(dense.folder, str(backbone), dense.name)
-    check_llama_name(llama, out.name)
+    if check_name:
+        check_llama_name(llama, out.name)
     dtypes = {"bfloat16": torch.bfloat16, "float32": torch.float32, "as-is": dense.dtype}
     if dtype not in dtypes:
         raise ValueError(f"dtype is {dtype!r}; expected one of {sorted(dtypes)}")

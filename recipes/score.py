@@ -32,8 +32,8 @@ from omnimol_hf.analysis.score_report import ScoredModel, write_report
 from omnimol_hf.generation import GenerationSettings
 from omnimol_hf.predictions import read_predictions
 from omnimol_hf.run import _refuse_unknown as refuse_unknown
+from omnimol_hf.run import use_all_cores
 from omnimol_hf.scoring import HeldOut, answer_rows, held_out_rows, load_model, row_scores, score_answers
-from omnimol_hf.training import use_all_cores
 
 RUN = "run.json"
 
@@ -145,7 +145,7 @@ def answer(options: ScoreArguments, held: HeldOut, names: list[str], folders: li
 def main() -> None:
     options = parse_arguments()
     state = PartialState(cpu=options.device == "cpu")
-    threads = use_all_cores(state.num_processes)
+    threads = use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     out = Path(options.out)
     names = model_names(options.model)
     folders = [out if len(names) == 1 else out / name for name in names]

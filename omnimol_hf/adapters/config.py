@@ -20,7 +20,8 @@ class AdaptiveLoraConfig(LoraConfig):
     """LoRA whose scale is gamma = (alpha + a) / r**p + b with learnable a and b (and p) in each adapted layer.
 
     a and b are fp32 and start at 0: with p = 1 the start is LoRA's, with p = 0.5 rsLoRA's. What is left None of
-    `target_modules` and `modules_to_save` is chosen to fit an Omni-Mol model.
+    `target_modules` and `modules_to_save` is chosen to fit an Omni-Mol model. Its experts' deltas follow the same
+    alpha, dropout, p and range, while their rank is the model's `expert_rank`.
 
     Args:
         r, lora_alpha, lora_dropout, task_type: as in `LoraConfig`, with the paper's values (Table 4) as defaults.

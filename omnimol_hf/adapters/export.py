@@ -22,14 +22,15 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, PreTrainedModel
 
 from omnimol_hf.adapters.config import AdaptiveLoraConfig, AdaptivePeftType
-from omnimol_hf.adapters.layer import GAMMA_PARAMETERS, limited_gamma
+from omnimol_hf.adapters.layer import GAMMA_PARAMETERS
+from omnimol_hf.checkpoints import whole_folder
+from omnimol_hf.configuration_omnimol import OmniMolConfig
 from omnimol_hf.dense_llama import local_folder
 from omnimol_hf.llama_licence import copy_legal_files
-from omnimol_hf.moe_omnimol import PROJECTIONS, AnchorReconcileMoE
-from omnimol_hf.training import whole_folder
+from omnimol_hf.moe_omnimol import PROJECTIONS, AnchorReconcileMoE, LowRankExperts, adaptive_gamma
 
 FORMATS = ("folded", "merged", "full-experts")
 _OWN_KEYS = {f.name for f in fields(AdaptiveLoraConfig)} - {f.name for f in fields(LoraConfig)}
@@ -42,7 +43,8 @@ def export(adapter: str | Path, to: str, out: str | Path, base: str | Path | Non
         adapter: folder that `save_pretrained` or a checkpoint of the trainer made.
         to: one of `FORMATS`.
         out: folder to make; it is there whole or not at all.
-        base: the model that the adapter was trained on; None: what the adapter names. `folded` does without.
+        base: the model that the adapter was trained on; None: what the adapter names. Of this one `folded` reads
+            the config only, and only for the experts' gammas.
 
     Raises:
         ValueError: for folders and formats that this cannot be done with.
@@ -59,6 +61,8 @@ def export(adapter: str | Path, to: str, out: str | Path, base: str | Path | Non
         if settings["peft_type"] != AdaptivePeftType.ADAPTIVE_LORA:
             raise ValueError(f"{adapter} has peft_type {settings['peft_type']!r}: there is no gamma to fold")
         tensors = fold(load_file(adapter / SAFETENSORS_WEIGHTS_NAME), settings)
+        if any(name.endswith("experts.gamma_alpha") for name in tensors):
+            tensors = fold_deltas(tensors, settings, AutoConfig.from_pretrained(_named_base(base, adapter, settings)))
         with whole_folder(out) as aside:
             save_file(tensors, aside / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
             (aside / CONFIG_NAME).write_text(json.dumps(stock_settings(settings), indent=2, sort_keys=True) + "\n")
@@ -66,15 +70,20 @@ def export(adapter: str | Path, to: str, out: str | Path, base: str | Path | Non
                 shutil.copyfile(adapter / "README.md", aside / "README.md")
             copy_legal_files(adapter, aside, version=None)
         return
-    base = base or settings["base_model_name_or_path"]
-    if not base:
-        raise ValueError(f"{adapter} does not say which model it was trained on: give that one as base")
-    folder = local_folder(base)
+    folder = local_folder(_named_base(base, adapter, settings))
     with whole_folder(out) as aside:
         _save_model(merged_model(folder, adapter), aside, full_experts=to == "full-experts")
         if (folder / "processor_config.json").is_file():
             AutoProcessor.from_pretrained(folder).save_pretrained(aside)
         copy_legal_files(folder, aside, version=None)
+
+
+def _named_base(base: str | Path | None, adapter: Path, settings: dict[str, Any]) -> str | Path:
+    """The model that the adapter was trained on: the given one, or what the adapter says."""
+    base = base or settings["base_model_name_or_path"]
+    if not base:
+        raise ValueError(f"{adapter} does not say which model it was trained on: give that one as base")
+    return base
 
 
 def fold(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Tensor]:
@@ -91,9 +100,35 @@ def fold(tensors: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Tens
         if not dot or end != "weight":
             continue
         alpha = alphas.get(get_pattern_key(alphas, layer.removeprefix("base_model.model.")), settings["lora_alpha"])
-        offsets = {key: tensors[f"{layer}.{key}"] for key in GAMMA_PARAMETERS if f"{layer}.{key}" in tensors}
-        gamma = limited_gamma(alpha, len(tensors[name]), settings["gamma_p"], settings["gamma_range"], offsets)
+        offsets = [tensors[f"{layer}.{key}"] for key in GAMMA_PARAMETERS if f"{layer}.{key}" in tensors]
+        p, gamma_range = settings["gamma_p"], settings["gamma_range"]
+        gamma = adaptive_gamma(alpha, len(tensors[name]), p, *offsets, gamma_range=gamma_range)
         folded[f"{layer}.lora_B.weight"] = gamma * tensors[f"{layer}.lora_B.weight"]
+    return folded
+
+
+def fold_deltas(tensors: dict[str, Tensor], settings: dict[str, Any], base: OmniMolConfig) -> dict[str, Tensor]:
+    """The tensors with the experts' gammas at the start that they have in the base model, and B scaled accordingly.
+
+    Stock PEFT puts the deltas into the base model, whose config alone then says how gamma is made.
+
+    Args:
+        tensors, settings: see `fold`.
+        base: the config of the model that the adapter was trained on.
+    """
+    trained = copy.deepcopy(base)
+    trained.expert_alpha, trained.gamma_p = settings["lora_alpha"], settings["gamma_p"]
+    trained.gamma_range, trained.learn_gamma_p = settings["gamma_range"], settings["learn_p"]
+    folded = dict(tensors)
+    for name in tensors:
+        prefix, found, _ = name.rpartition("gamma_alpha")
+        if not found or not prefix.endswith("experts."):
+            continue
+        deltas = LowRankExperts(trained)
+        deltas.load_state_dict({key: tensors[f"{prefix}{key}"] for key in deltas.state_dict()})
+        deltas.restart_gamma(base.expert_alpha, base.gamma_p, base.gamma_range, base.learn_gamma_p)
+        folded.pop(f"{prefix}gamma_p", None)
+        folded |= {f"{prefix}{key}": tensor for key, tensor in deltas.state_dict().items()}
     return folded
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,23 +15,6 @@ from omnimol_hf.moe_omnimol import adaptive_gamma
 # A layer's offsets to alpha, beta and, when it is learnable, p. Their shape is (1,), for FSDP shards no scalars.
 ALPHA, BETA, P = "lora_gamma_alpha", "lora_gamma_beta", "lora_gamma_p"
 GAMMA_PARAMETERS = (ALPHA, BETA, P)
-
-
-def limited_gamma(
-    alpha: float, rank: int, p: float, gamma_range: float | None, offsets: Mapping[str, Tensor]
-) -> Tensor:
-    """gamma `(1,)` of one layer, within `gamma_range` of its start.
-
-    Args:
-        alpha, rank, p, gamma_range: those of the layer's adapter, see `AdaptiveLoraConfig`.
-        offsets: `ALPHA`, `BETA` and, if p is learnable, `P` -> `(1,)`.
-    """
-    learned_p = p + offsets[P].to(torch.promote_types(offsets[P].dtype, torch.float32)) if P in offsets else p
-    gamma = adaptive_gamma(alpha, rank, learned_p, offsets[ALPHA], offsets[BETA])
-    if gamma_range is None:
-        return gamma
-    start = alpha / rank**p
-    return gamma.clamp(start * (1 - gamma_range), start * (1 + gamma_range))
 
 
 class AdaptiveVariant(LoraVariant):
@@ -95,9 +77,9 @@ class AdaptiveLinear(Linear):
 
     def gamma(self, adapter: str) -> Tensor:
         """gamma `(1,)` of an adapter."""
-        offsets = {name: getattr(self, name)[adapter] for name in GAMMA_PARAMETERS if adapter in getattr(self, name)}
-        alpha, rank = self.lora_alpha[adapter], self.r[adapter]
-        gamma = limited_gamma(alpha, rank, self.gamma_p[adapter], self.gamma_range[adapter], offsets)
+        alpha, rank, p = self.lora_alpha[adapter], self.r[adapter], self.gamma_p[adapter]
+        offsets = [getattr(self, name)[adapter] for name in GAMMA_PARAMETERS if adapter in getattr(self, name)]
+        gamma = adaptive_gamma(alpha, rank, p, *offsets, gamma_range=self.gamma_range[adapter])
         return gamma * (self.scaling[adapter] / (alpha / rank))  # 1, unless PEFT's set_scale or scale_layer was used
 
     def get_delta_weight(self, adapter: str) -> Tensor:

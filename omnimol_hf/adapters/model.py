@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 
 from omnimol_hf.adapters.config import AdaptiveLoraConfig
 from omnimol_hf.adapters.layer import GAMMA_PARAMETERS, AdaptiveLinear
+from omnimol_hf.moe_omnimol import LowRankExperts
 
 # Attention and feed-forward layers of the language model; experts when each is a whole network. Not the head, the
 # router, the graph encoder, nor the network that the experts' deltas share: its deltas are the adapters.
@@ -22,6 +24,7 @@ TARGET_MODULES = (
     r"(.*\.)?language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(experts\.\d+\.)?(gate|up|down)_proj)"
 )
 _TRAINED_WHOLE = ("projector", "router", "experts")
+_DELTAS = ".mlp.experts"
 
 
 class AdaptiveLoraModel(LoraModel):
@@ -50,6 +53,22 @@ class AdaptiveLoraModel(LoraModel):
         # PEFT calls this for each new adapter before its weights are loaded, which bf16 copies would round.
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
         _keep_in_fp32(self.model, adapter_name)
+        config = self.peft_config[adapter_name]
+        for deltas in adapted_deltas(self.model, adapter_name):
+            deltas.dropout.p = config.lora_dropout
+            gamma = {"alpha": config.lora_alpha, "p": config.gamma_p, "gamma_range": config.gamma_range}
+            if deltas.gamma_settings != gamma | {"learn_p": config.learn_p}:
+                deltas.restart_gamma(**gamma, learn_p=config.learn_p)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        for name, module in model.named_modules():
+            if name.endswith(_DELTAS) and not isinstance(module, nn.ModuleList):
+                gamma = module.gamma_settings
+                model.config.expert_alpha, model.config.gamma_p = gamma["alpha"], gamma["p"]
+                model.config.gamma_range, model.config.learn_gamma_p = gamma["gamma_range"], gamma["learn_p"]
+                model.config.expert_dropout = module.dropout.p
+        return model
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Refuse: PEFT would weigh the adapters by LoRA's scale and forget gamma."""
@@ -75,33 +94,54 @@ def _keep_in_fp32(model: nn.Module, adapter_name: str) -> None:
                 parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
+def adapted_deltas(model: nn.Module, adapter_name: str) -> Iterator[LowRankExperts]:
+    """The stacked deltas that an adapter trains, layer by layer."""
+    for name, module in model.named_modules():
+        wrapped = name.endswith(_DELTAS) and isinstance(module, ModulesToSaveWrapper)
+        if wrapped and adapter_name in module.modules_to_save:
+            yield module.modules_to_save[adapter_name]
+
+
 def add_adapters(model: PreTrainedModel, config: LoraConfig, adapter_name: str = "default") -> PeftModel:
     """Make an Omni-Mol model ready for stage 2: adapters, experts' deltas, routers and projector train, in fp32.
+
+    The settings of gamma (and the dropout) hold for the deltas too: their alpha, p, range and learnable p become the
+    adapter's, while their rank stays the model's. Where that changes a gamma its matrix B takes up the difference, so
+    that the model computes what it did. `merge_and_unload` writes the settings into the model's config.
 
     Args:
         model: an `OmniMolForCausalLM`; it is changed.
         config: an `AdaptiveLoraConfig`, or for an ablation a plain `LoraConfig`: then the gammas of the experts are
-            frozen too. Its `target_modules` and `modules_to_save` are filled in where they are None.
+            frozen too, at LoRA's or rsLoRA's scale. Its `target_modules` and `modules_to_save` are filled in where
+            they are None.
         adapter_name: the adapter's.
 
     Returns:
         The model in PEFT's wrapper. All else is frozen.
 
     Raises:
-        ValueError: for a model of another type.
+        ValueError: for a model of another type, and for a plain `LoraConfig` on a model with a `gamma_range`.
     """
     if model.config.model_type != "omnimol":
         raise ValueError(f"the model's type is {model.config.model_type!r}; expected 'omnimol'")
+    plain = not isinstance(config, AdaptiveLoraConfig)
+    if plain and model.config.gamma_range is not None:
+        raise ValueError(
+            f"the model's gamma_range is {model.config.gamma_range}; plain LoRA needs a model without one (None)"
+        )
     if config.target_modules is None:
         config.target_modules = TARGET_MODULES
     if config.modules_to_save is None:
         config.modules_to_save = trained_modules(model)
     adapted = get_peft_model(model, config, adapter_name)
     _keep_in_fp32(adapted, adapter_name)
-    if not isinstance(config, AdaptiveLoraConfig):
-        for name, parameter in adapted.named_parameters():
-            if name.endswith((".gamma_alpha", ".gamma_beta")):
-                parameter.requires_grad_(False)
+    if plain:
+        for deltas in adapted_deltas(adapted, adapter_name):
+            deltas.dropout.p = config.lora_dropout
+            # By way of beta: stock PEFT loads that, and the model's own alpha and p stay as its config says.
+            scale = config.lora_alpha / deltas.rank ** (0.5 if config.use_rslora else 1)
+            deltas.restart_gamma(**deltas.gamma_settings, gamma=scale)
+            deltas.freeze_gamma()
     return adapted
 
 

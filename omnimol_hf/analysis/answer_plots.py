@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from omnimol_hf.analysis.plots import BLUE, GREEN, GREY, INK, ORANGE, RED, _tidy
 from omnimol_hf.analysis.report import short_unit
+from omnimol_hf.analysis.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, tidy
 from omnimol_hf.metrics import read_number
 from omnimol_hf.rows import heavy_atoms
 from omnimol_hf.tasks import Task
 
-COLORS = (BLUE, ORANGE, GREEN, RED, "#7d5ba6", "#1c9ba0", "#8a6d3b", GREY)
+COLORS = (BLUE, ORANGE, GREEN, RED, PURPLE, "#1c9ba0", "#8a6d3b", GREY)
 MOST_POINTS = 1500  # of a scatter; more only blacken it
 SCORE = {
     "molecule": "Morgan Tanimoto similarity",
@@ -63,7 +63,7 @@ def draw_panels(task: Task, data: TaskAnswers, folder: Path) -> list[Panel]:
             FigureCanvasAgg(figure)
             axes = figure.subplots()
             draw(axes)
-            _tidy(axes)
+            tidy(axes)
             if len(data.answers) > 1:
                 axes.legend(frameon=False, fontsize=8)
             path = folder / f"{task.name}-{name}.svg"

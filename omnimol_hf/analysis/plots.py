@@ -1,4 +1,4 @@
-"""Plots of a run: its loss curve, and answers drawn beside what they should have been."""
+"""A run's answers, drawn beside what they should have been."""
 
 import math
 import textwrap
@@ -7,7 +7,6 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib.image
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
@@ -16,119 +15,15 @@ from rdkit.Chem import rdChemReactions
 from rdkit.Chem.Draw import rdMolDraw2D
 
 from omnimol_hf.analysis.report import short_unit
+from omnimol_hf.analysis.style import DPI, GREEN, GREY, INK, ORANGE, PALE, RED, save_figure
 from omnimol_hf.chemistry_omnimol import mol_from_selfies, mol_from_smiles, selfies_to_smiles
 from omnimol_hf.metrics import read_number
 from omnimol_hf.metrics.molecules import compare
 from omnimol_hf.metrics.text import without_control_tokens
 from omnimol_hf.tasks import ALL_TASKS, Task
 
-BLUE, ORANGE, GREEN, RED, INK, GREY, PALE = "#2a6fbb", "#d9822b", "#2e8b57", "#c0392b", "#222222", "#777777", "#e3e6ea"
-_WIDTH, _ROW_HEIGHT, _DPI = 13.0, 2.75, 130  # inches, inches, dots an inch
+_WIDTH, _ROW_HEIGHT = 13.0, 2.75  # inches
 _FINER = 1.6  # pixels of a drawn molecule for each pixel of the page
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI, facecolor="white")
-
-
-# --- loss ------------------------------------------------------------------------------------------------------------
-
-
-def _curve(log_history: Sequence[Mapping[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
-    return (np.array(points, dtype=float).reshape(-1, 2)).T
-
-
-def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over a window of a twentieth of the run, narrower towards both ends so that it stays centred."""
-    last = len(values) - 1
-    halves = [min(len(values) // 40, i, last - i) for i in range(len(values))]
-    return np.array([values[i - half : i + half + 1].mean() for i, half in enumerate(halves)])
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.grid(axis="y", color=PALE, linewidth=0.8)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.set_axisbelow(True)
-
-
-def plot_loss(log_history: Sequence[Mapping[str, float]], path: str | Path) -> None:
-    """Draws the training loss, held-out loss where there is one, and the learning rate over the steps, as a PNG.
-
-    Args:
-        log_history: `trainer.state.log_history`: entries with `step` and `loss`, `eval_loss` or `learning_rate`.
-
-    Raises:
-        ValueError: If no entry has a `loss`.
-    """
-    steps, losses = _curve(log_history, "loss")
-    if not len(steps):
-        raise ValueError("there is no loss to plot: no entry of log_history has the key 'loss'.")
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-
-    top.plot(steps, losses, color=BLUE, alpha=0.3, linewidth=1)
-    top.plot(steps, _running_mean(losses), color=BLUE, linewidth=2, label="training (running mean)")
-    held_out_steps, held_out = _curve(log_history, "eval_loss")
-    if len(held_out):
-        top.plot(held_out_steps, held_out, color=ORANGE, linewidth=2, marker="o", markersize=4, label="held out")
-    top.set_ylabel("loss (nats per token)", color=INK)
-    top.legend(frameon=False, fontsize=9)
-    top.set_title(f"Loss over {int(steps[-1])} steps", loc="left", fontsize=12, color=INK)
-
-    bottom.plot(*_curve(log_history, "learning_rate"), color=GREY, linewidth=1.5)
-    bottom.set_ylabel("learning rate", color=INK)
-    bottom.set_xlabel("step", color=INK)
-    bottom.set_ylim(bottom=0)
-    bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    for axes in (top, bottom):
-        _tidy(axes)
-    _save(figure, path)
-
-
-# --- data selection --------------------------------------------------------------------------------------------------
-
-
-def plot_selection(rounds: Sequence[Mapping], path: str | Path) -> None:
-    """Draws each task's share pi of the rows that a round draws, and the rating mu that it earned, as a PNG.
-
-    Args:
-        rounds: `RowSelection.history`, the lines of `selection.jsonl`. A random selection has no ratings.
-
-    Raises:
-        ValueError: If there is no round.
-    """
-    if not rounds:
-        raise ValueError("there is no selection to plot: no round was drawn.")
-    tasks = list(rounds[0]["pi"])
-    colors = matplotlib.colormaps["tab20"](np.linspace(0, 1, 20))
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    numbers = [entry["round"] for entry in rounds]
-    for i, task in enumerate(tasks):
-        style = {"color": colors[(2 * i + i // 10) % 20], "marker": "o", "markersize": 4, "linewidth": 1.8}
-        top.plot(numbers, [entry["pi"][task] for entry in rounds], label=task.replace("_", " "), **style)
-        ratings = [entry.get("mu", {}).get(task) for entry in rounds]
-        bottom.plot(numbers, [np.nan if rating is None else rating for rating in ratings], **style)
-    top.set_title(f"Data selection over {len(rounds)} rounds", loc="left", fontsize=12, color=INK)
-    top.set_ylabel("share of the rows drawn, π", color=INK)
-    top.set_ylim(bottom=0)
-    bottom.set_ylabel("rating, μ (1: nothing right)", color=INK)
-    bottom.set_ylim(-0.02, 1.02)
-    bottom.set_xlabel("round", color=INK)
-    bottom.set_xticks(numbers)
-    for axes in (top, bottom):
-        _tidy(axes)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    _save(figure, path)
-
-
-# --- answers ---------------------------------------------------------------------------------------------------------
 
 
 def _show(axes: Axes, draw: Chem.Mol | rdChemReactions.ChemicalReaction) -> None:
@@ -258,10 +153,10 @@ def draw_predictions(
         given = " and ".join(map(str, counts)) or "no"
         raise ValueError(f"one prediction for each row, got {len(rows)} rows and {given} predictions.")
     width = _WIDTH * (1.3 + 1 + len(models)) / 3.3
-    figure = Figure(figsize=(width, _ROW_HEIGHT * len(rows)), dpi=_DPI)
+    figure = Figure(figsize=(width, _ROW_HEIGHT * len(rows)), dpi=DPI)
     FigureCanvasAgg(figure)
     cases = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for i, (case, row) in enumerate(zip(cases, rows, strict=True)):
         answers = {name: several[i] for name, several in models.items()}
         _draw_case(case, row, answers, titles[i] if titles else "")
-    _save(figure, path)
+    save_figure(figure, path)

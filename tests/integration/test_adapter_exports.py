@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
 from omnimol_hf import OmniMolForCausalLM
@@ -51,7 +52,8 @@ def trained(tmp_path_factory) -> Path:
     tiny.processor().save_pretrained(folder / "base")
     (folder / "base" / "LICENSE").write_text("to be passed on")
     patterns = {"rank_pattern": {"k_proj": 2}, "alpha_pattern": {"v_proj": 5}}
-    config = AdaptiveLoraConfig(r=4, lora_dropout=0.1, learn_p=True, gamma_range=0.3, **patterns)
+    gamma = {"lora_alpha": 12.0, "gamma_p": 0.6, "learn_p": True, "gamma_range": 0.3}  # none as in the base model
+    config = AdaptiveLoraConfig(r=4, lora_dropout=0.1, **gamma, **patterns)
     model = add_adapters(OmniMolForCausalLM.from_pretrained(folder / "base"), config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -121,8 +123,12 @@ def test_what_is_in_the_folders(exports):
     assert not {key for key in folded if "gamma" in key or key == "learn_p"}
     assert set(folded["modules_to_save"]) == {"projector", "router", "experts"}
     assert not any("lora_gamma" in name for name in load_file(exports / "folded" / "adapter_model.safetensors"))
-    merged = load_file(exports / "merged" / "model.safetensors")
-    assert set(merged) == set(load_file(exports / "base" / "model.safetensors"))
+    merged, base = (load_file(exports / name / "model.safetensors") for name in ("merged", "base"))
+    assert merged.keys() - base.keys() == {f"model.language_model.layers.{n}.mlp.experts.gamma_p" for n in (1, 2, 3)}
+    assert not base.keys() - merged.keys()
+    config = json.loads((exports / "merged" / "config.json").read_text())
+    assert (config["expert_alpha"], config["gamma_p"]) == (12.0, 0.6)
+    assert (config["gamma_range"], config["learn_gamma_p"]) == (0.3, True)
     full, info = OmniMolForCausalLM.from_pretrained(exports / "full-experts", output_loading_info=True)
     assert full.config.expert_training == "full"
     assert not any(info.get(key) for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -144,7 +150,36 @@ def test_a_folded_adapter_can_be_merged_too(exports, tmp_path):
     export(exports / "folded", "merged", tmp_path / "merged")
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", exports / "merged"))
     for name, tensor in ours.items():
-        assert torch.allclose(tensor, theirs[name], rtol=1e-5, atol=1e-7), name
+        if ".experts." not in name:  # there gamma is folded into B
+            assert torch.allclose(tensor, theirs[name], rtol=1e-5, atol=1e-7), name
+    model = OmniMolForCausalLM.from_pretrained(tmp_path / "merged")
+    with torch.no_grad():
+        logits = model(**load_file(exports / "inputs")).logits
+    expected = load_file(exports / "expected")["logits"]
+    assert ((logits - expected).abs().max() / expected.abs().max()).item() < 1e-6
+
+
+@pytest.mark.parametrize("learn_p", [False, True])
+def test_folding_for_a_base_with_its_own_gamma(learn_p, tmp_path):
+    """A base model that was trained before, with a range and perhaps a learnable p: none of it bends the fold."""
+    tiny.model(gamma_range=0.05, learn_gamma_p=learn_p, expert_alpha=8.0).save_pretrained(tmp_path / "base")
+    model = OmniMolForCausalLM.from_pretrained(tmp_path / "base")
+    model = add_adapters(model, AdaptiveLoraConfig(r=4, gamma_p=1, learn_p=not learn_p)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "adapter")
+    export(tmp_path / "adapter", "folded", tmp_path / "folded")
+    inputs = dict(tiny.prompts(tiny.chat("What is it?", "CCO")))
+    base = OmniMolForCausalLM.from_pretrained(tmp_path / "base")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        stock = PeftModel.from_pretrained(base, tmp_path / "folded")
+    assert type(stock.peft_config["default"]) is LoraConfig
+    with torch.no_grad():
+        logits, expected = stock(**inputs).logits, model(**inputs).logits
+    assert ((logits - expected).abs().max() / expected.abs().max()).item() < 1e-5  # of tiny.model()'s large weights
 
 
 def test_what_cannot_be_exported(exports, tmp_path):

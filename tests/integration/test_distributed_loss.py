@@ -22,7 +22,13 @@ from tests import tiny
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, BATCH = 20, 8
 REDUCTIONS = ("token_mean", "sum_per_sample")
-SHARED_RUNS = (("token_mean", 1), ("token_mean", 2), ("sum_per_sample", 1))  # reduction, accumulation
+# Reduction, accumulation, balance_tasks.
+SHARED_RUNS = (
+    ("token_mean", 1, False),
+    ("token_mean", 2, False),
+    ("sum_per_sample", 1, False),
+    ("token_mean", 2, True),
+)
 
 
 def rows() -> Dataset:
@@ -30,7 +36,12 @@ def rows() -> Dataset:
     made = []
     for i in range(40):
         molecule = [] if i < 10 else ["C" * (i % 7 + 1) + "O"]
-        text = {"task": "logp", "instruction": "Q" * (1 + i // 10 * 9), "input": "", "graph_smiles": molecule}
+        text = {
+            "task": "logp" if i % 3 else "tpsa",
+            "instruction": "Q" * (1 + i // 10 * 9),
+            "input": "",
+            "graph_smiles": molecule,
+        }
         made.append(text | {"output": "abcde "[: 1 + i % 5] * (1 + 3 * (i % 4))})
     return Dataset.from_list(made)
 
@@ -45,8 +56,10 @@ class FirstGradients(TrainerCallback):
             self.gradients = {name: parameter.grad.clone() for name, parameter in named}
 
 
-def train(folder: Path, reduction: str, processes: int = 1, accumulation: int = 1) -> dict:
-    """Losses of all steps, and gradients of the first one."""
+def train(
+    folder: Path, reduction: str, accumulation: int = 1, balance_tasks: bool = False, processes: int = 1
+) -> dict:
+    """Losses of all steps, all that was logged of the first one, and its gradients."""
     processor = tiny.processor()
     encoded, _ = encode_rows(rows(), processor)
     model = tiny.model(loss_reduction=reduction, router_aux_loss_coef=0.5)
@@ -70,16 +83,21 @@ def train(folder: Path, reduction: str, processes: int = 1, accumulation: int = 
         train_dataset=encoded,
         data_collator=TrainingCollator(processor.tokenizer.pad_token_id),
         callbacks=[first],
+        balance_tasks=balance_tasks,
     )
     assert trainer.args.world_size == processes
     trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"losses": losses, "gradients": first.gradients}
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return {"losses": [entry["loss"] for entry in entries], "logged": entries[0], "gradients": first.gradients}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return {reduction: train(tmp_path_factory.mktemp("whole"), reduction) for reduction in REDUCTIONS}
+    runs = [(reduction, False) for reduction in REDUCTIONS] + [("token_mean", True)]
+    return {
+        (reduction, balance): train(tmp_path_factory.mktemp("whole"), reduction, balance_tasks=balance)
+        for reduction, balance in runs
+    }
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +122,10 @@ def assert_same_run(run: dict, expected: dict) -> None:
     assert len(expected["losses"]) == STEPS
     assert expected["losses"][0] != expected["losses"][-1]
     assert max(abs(a - b) / b for a, b in zip(run["losses"], expected["losses"], strict=True)) < 1e-4
+    assert {"loss/logp", "loss/tpsa", "balance_loss", "expert_load/max"} <= set(run["logged"])
+    for name, value in expected["logged"].items():
+        if not name.startswith(("speed/", "memory/")):
+            assert run["logged"][name] == pytest.approx(value, rel=1e-6), name
     assert set(run["gradients"]) == set(expected["gradients"])
     for name, gradient in expected["gradients"].items():
         assert gradient.abs().max() > 0, name
@@ -117,27 +139,29 @@ def largest(run: dict) -> float:
 @pytest.mark.integration
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_accumulation(tmp_path, whole, reduction):
-    assert_same_run(train(tmp_path, reduction, accumulation=4), whole[reduction])
+    assert_same_run(train(tmp_path, reduction, accumulation=4), whole[reduction, False])
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("reduction", "accumulation"), SHARED_RUNS)
-def test_two_processes(whole, shared_by_two, reduction, accumulation):
-    assert_same_run(shared_by_two[f"{reduction}, {accumulation}"], whole[reduction])
+@pytest.mark.parametrize(("reduction", "accumulation", "balance_tasks"), SHARED_RUNS)
+def test_two_processes(whole, shared_by_two, reduction, accumulation, balance_tasks):
+    run = shared_by_two[f"{reduction}, {accumulation}, {balance_tasks}"]
+    assert_same_run(run, whole[reduction, balance_tasks])
 
 
 @pytest.mark.integration
 def test_the_reductions_differ(whole):
-    a, b = (whole[reduction]["losses"][0] for reduction in REDUCTIONS)
+    a, b = (whole[reduction, False]["losses"][0] for reduction in REDUCTIONS)
     assert b > 2 * a
+    assert abs(whole["token_mean", True]["losses"][0] - a) > 3e-4
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     target = Path(sys.argv[1])
     results = {
-        f"{reduction}, {accumulation}": train(target, reduction, processes=2, accumulation=accumulation)
-        for reduction, accumulation in SHARED_RUNS
+        f"{reduction}, {accumulation}, {balance}": train(target, reduction, accumulation, balance, processes=2)
+        for reduction, accumulation, balance in SHARED_RUNS
     }
     if os.environ["RANK"] == "0":
         torch.save(results, target / "results.pt")

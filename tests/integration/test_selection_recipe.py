@@ -1,10 +1,7 @@
 """A data selection as its user runs it: `accelerate launch` of the recipe, one process and ZeRO-2 with two."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,8 @@ from safetensors.torch import load_file
 from omnimol_hf.run import parse_run
 from omnimol_hf.tasks import TASKS
 from tests.conftest import ROOT
+from tests.integration.launching import launch as launch_recipe
+from tests.integration.launching import losses
 from tests.integration.test_unified_recipe import MOLECULES, SIZES
 
 pytestmark = pytest.mark.integration
@@ -47,27 +46,14 @@ def config(tmp_path_factory) -> Path:
 
 def launch(config: Path, out: Path, *settings: str, accelerate: str | None = None) -> str:
     """Run the recipe; returns what it printed."""
-    kind = ["--config_file", accelerate]
-    if accelerate is None:
-        kind = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command = [
-        *[sys.executable, "-m", "accelerate.commands.launch", *kind, "recipes/unified.py"],
-        *["--config", str(config), "--output_dir", str(out), *settings],
-    ]
-    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout
+    return launch_recipe(
+        "recipes/unified.py", "--config", config, "--output_dir", out, *settings, accelerate=accelerate
+    )
 
 
 def rounds(out: Path) -> list[dict]:
     entries = [json.loads(line) for line in (out / "selection.jsonl").read_text().splitlines()]
     return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
-
-
-def losses(out: Path) -> list[float]:
-    log = json.loads((out / "model" / "training_log.json").read_text())
-    return [float(entry["loss"]) for entry in log if "loss" in entry]
 
 
 @pytest.fixture(scope="module")

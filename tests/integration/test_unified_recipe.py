@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from omnimol_hf.tasks import TASKS
-from tests.conftest import ROOT
+from tests.integration.launching import launch as launch_recipe
+from tests.integration.launching import losses
 
 pytestmark = pytest.mark.integration
 MOLECULES = {"[C]" * n + end: n for n in range(1, 13) for end in ("[O]", "[N]", "[C]")}
@@ -42,24 +41,14 @@ def rows(tmp_path_factory) -> Path:
 
 def launch(rows: Path, out: Path, *settings: str, config: str | None = None) -> str:
     """Run the recipe for 8 steps; returns what it printed."""
-    kind = ["--config_file", config] if config else ["--num_processes", "1", "--num_machines", "1",
-                                                     "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
-    command = [
-        *[sys.executable, "-m", "accelerate.commands.launch", *kind, "recipes/unified.py"],
+    return launch_recipe(
+        "recipes/unified.py",
         *["--dataset", str(rows), "--output_dir", str(out), "--new_model", json.dumps(SIZES), "--mixture", "null"],
         *["--max_steps", "8", "--save_steps", "3", "--logging_steps", "1", "--learning_rate", "8e-5"],
         *["--per_device_train_batch_size", "4", "--eval_rows", "2", "--max_new_tokens", "8", "--use_cpu", "true"],
         *settings,
-    ]
-    env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout
-
-
-def losses(out: Path) -> list[float]:
-    log = json.loads((out / "model" / "training_log.json").read_text())
-    return [float(entry["loss"]) for entry in log if "loss" in entry]
+        accelerate=config,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +71,7 @@ def test_run_leaves_model_scores_and_pictures(finished):
     answers = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert len(answers) == 4
     assert all(isinstance(answer["answer"], str) for answer in answers)
-    for picture in ("loss.png", "examples.png"):
+    for picture in ("training.png", "examples.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
     assert f'AutoModel.from_pretrained("{out}/model", trust_remote_code=True)' in printed
     assert not list(out.rglob("*.bin")) or all("checkpoint" in str(p) for p in out.rglob("*.bin"))

@@ -5,6 +5,7 @@ import torch
 from datasets import Dataset
 
 from omnimol_hf.collation import TrainingCollator, encode_row, encode_rows
+from omnimol_hf.tasks import ALL_TASKS
 from tests import tiny
 
 
@@ -41,6 +42,7 @@ def test_a_collated_batch_is_the_processors(features):
         return_labels=True,
         return_tensors="pt",
     )
+    assert batch.pop("task_ids").tolist() == [list(ALL_TASKS).index(one["task"]) for one in ROWS]
     assert set(batch) == set(expected)
     for name, tensor in batch.items():
         assert tensor.dtype == torch.int64, name
@@ -52,7 +54,7 @@ def test_a_batch_without_molecules_has_no_graph():
     processor = tiny.processor()
     collate = TrainingCollator(processor.tokenizer.pad_token_id)
     batch = collate([encode_row(ROWS[3], processor)])
-    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+    assert set(batch) == {"input_ids", "attention_mask", "labels", "task_ids"}
     first_has_none = collate([encode_row(ROWS[3], processor), encode_row(ROWS[0], processor)])
     assert first_has_none["atom_features"].shape == (3, 9)
     assert first_has_none["bond_index"].tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]]

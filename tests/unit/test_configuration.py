@@ -104,11 +104,22 @@ def test_layers_without_experts_are_llamas_own():
         ({"expert_dropout": -0.1}, ["expert_dropout", "-0.1", "[0, 1)"]),
         ({"router_aux_loss_coef": -0.01}, ["router_aux_loss_coef", "-0.01", "not negative"]),
         ({"router_aux_loss_coef": float("nan")}, ["router_aux_loss_coef", "nan", "finite"]),
-        ({"expert_alpha": -16.0}, ["expert_alpha", "-16.0", "not negative"]),
+        ({"expert_alpha": -16.0}, ["expert_alpha", "-16.0", "above 0"]),
+        ({"expert_alpha": 0}, ["expert_alpha", "0", "above 0"]),
+        ({"gamma_range": 0.0}, ["gamma_range", "0.0", "above 0"]),
+        ({"gamma_range": float("nan")}, ["gamma_range", "nan", "finite"]),
+        ({"learn_gamma_p": 1}, ["learn_gamma_p", "expected bool", "1"]),
+        ({"text_config": {"hiden_size": 64}}, ["text_config", "'hiden_size'", "64", "'hidden_size'"]),
+        ({"text_config": {"rope_scalin": None}}, ["text_config", "'rope_scalin'", "None", "'rope_scaling'"]),
+        (
+            {"text_config": LlamaConfig(num_hiden_layers=3)},
+            ["text_config", "'num_hiden_layers'", "3", "num_hidden_layers"],
+        ),
+        ({"text_config": {"zzz": 64}}, ["text_config", "'zzz'", "its keys are", "'hidden_size'"]),
         ({"gamma_p": -0.5}, ["gamma_p", "-0.5", "not negative"]),
         ({"gamma_p": float("inf")}, ["gamma_p", "inf", "finite"]),
     ],
-    ids=str,
+    ids=lambda value: repr(value)[:60],
 )
 def test_mistakes_are_named(given, said):
     with pytest.raises(Exception) as raised:  # noqa: PT011 (the strict dataclass wraps ValueError and TypeError)
@@ -130,6 +141,8 @@ def test_round_trip(tmp_path):
         "expert_alpha": 8,
         "expert_dropout": 0,
         "gamma_p": 1,
+        "gamma_range": 0.07,
+        "learn_gamma_p": True,
         "graph_features": "omnimol2",
         "graph_width": 12,
         "projector": "mlp",
@@ -179,6 +192,51 @@ def test_tying_stands_in_both_configs(top, text, tied):
     config = tiny.config(text={"tie_word_embeddings": text}, tie_word_embeddings=top)
     assert config.tie_word_embeddings is tied
     assert config.text_config.tie_word_embeddings is tied
+
+
+# Llama-3.2-1B's config.json as it lies on the hub.
+HUB_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "initializer_range": 0.02,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 8,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "factor": 32.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.45.0.dev0",
+    "use_cache": True,
+    "vocab_size": 128256,
+}
+
+
+@pytest.mark.parametrize("kind", [dict, LlamaConfig.from_dict])
+def test_configs_of_the_hub_are_taken(kind, tmp_path):
+    OmniMolConfig(text_config=kind(HUB_CONFIG)).save_pretrained(tmp_path)
+    text = OmniMolConfig.from_pretrained(tmp_path).text_config
+    assert text.rope_parameters == {**HUB_CONFIG["rope_scaling"], "rope_theta": 500000.0}
+    assert text.dtype == torch.bfloat16
+    assert (text.hidden_size, text.num_key_value_heads, text.head_dim) == (2048, 8, 64)
 
 
 def test_any_llama_config_object_is_taken():

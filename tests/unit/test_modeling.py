@@ -177,6 +177,41 @@ def test_sum_per_sample_is_eq4():
     assert 1 <= balanced.aux_loss < 2  # the plain mean over sequences, each at least near 1
 
 
+@pytest.mark.parametrize("reduction", ["token_mean", "sum_per_sample"])
+def test_the_loss_is_made_of_its_sequences(reduction):
+    """Against each sequence alone; weights multiply its likelihood and leave the balance loss as it is."""
+    model = tiny.model(router_aux_loss_coef=0.5, loss_reduction=reduction)
+    batch = tiny.training_batch(*ANSWERED)
+    output = model(**batch)
+    singles = [model(**tiny.training_batch(messages)) for messages in ANSWERED]
+    for i, single in enumerate(singles):
+        labels = batch["labels"][i, 1:]
+        stock = torch.nn.functional.cross_entropy(output.logits[i, :-1], labels, reduction="sum")
+        assert_near(output.sequence_nll[i], stock, 1e-6)
+        assert_near(output.expert_load[:, i], single.expert_load[:, 0], 1e-6)
+    assert output.expert_load.shape == (3, 3, 3)
+    assert not output.expert_load.requires_grad
+    torch.testing.assert_close(output.expert_load.sum(-1), torch.ones(3, 3))
+
+    weights = torch.tensor([2.0, 0.0, 0.25])
+    weighted = model(**batch, num_items_in_batch=10, sequence_weights=weights)
+    nll = sum(weight * single.sequence_nll[0] for weight, single in zip(weights, singles, strict=True)) / 10
+    assert_near(weighted.loss, nll + 0.5 * weighted.aux_loss, 1e-6)
+    assert_near(weighted.aux_loss, model(**batch, num_items_in_batch=10).aux_loss, 1e-6)
+    projector = model.model.projector.weight
+    (through_loss,) = torch.autograd.grad(weighted.loss - 0.5 * weighted.aux_loss, projector, retain_graph=True)
+    assert_near(through_loss, torch.autograd.grad(nll, projector)[0], 1e-4)
+    assert torch.equal(model(**batch, sequence_weights=torch.ones(3)).loss, output.loss)
+
+
+@torch.no_grad()
+def test_prediction_gathers_logits_alone():
+    """What the trainer collects over an evaluation: not each sequence's loss nor its experts."""
+    model, batch = tiny.model(), tiny.training_batch(*ANSWERED)
+    left = {name for name in model(**batch) if name not in model.config.keys_to_ignore_at_inference}
+    assert left == {"loss", "logits"}
+
+
 def test_logits_exist_when_they_are_needed():
     model, batch = tiny.model(), tiny.training_batch(*ANSWERED)
     assert model.train()(**batch).logits is None
@@ -328,7 +363,7 @@ def test_saving_and_loading(tmp_path, options, auto):
 
 @torch.no_grad()
 def test_loading_in_bf16_keeps_small_and_frozen_parts_in_fp32(tmp_path):
-    model, batch = tiny.model(), tiny.prompts(*ASKED)
+    model, batch = tiny.model(learn_gamma_p=True), tiny.prompts(*ASKED)
     model.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     state = model.state_dict()

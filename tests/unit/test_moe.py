@@ -1,5 +1,7 @@
 """Anchor-and-reconcile experts against Eq. 8 written out, and the balance loss against its formula written out."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -144,20 +146,60 @@ def copy_into_full(block: AnchorReconcileMoE, full: AnchorReconcileMoE) -> None:
                 getattr(expert, f"{name}_proj").weight += block.experts.delta(name, e)
 
 
-@pytest.mark.parametrize("options", [{}, {"anchor_expert": False}, {"preserve_at_init": True}])
-def test_deltas_equal_whole_experts(options):
-    block = block_of(tiny.model(**options))
-    full = block_of(tiny.model(**options, expert_training="full"))
+def chain_rule(block: AnchorReconcileMoE, whole: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the gradients of whole experts' matrices, dW_e, say of the shared base, of A, B and of gamma's offsets."""
+    deltas, expected = block.experts, {name: whole[name] for name in ("x", "router.weight")}
+    norm = deltas.rank ** (deltas.p + deltas.gamma_p)
+    for row, name in enumerate(PROJECTIONS):
+        a, b = deltas.matrices(name)
+        by_expert = torch.stack([whole[f"experts.{e}.{name}_proj.weight"] for e in range(len(a))])
+        gamma = ((deltas.alpha + deltas.gamma_alpha) / norm + deltas.gamma_beta)[row].view(-1, 1, 1)
+        expected[f"base.{name}_proj.weight"] = by_expert.sum(0)
+        expected[f"experts.{name}_A"] = gamma * (b.mT @ by_expert)
+        expected[f"experts.{name}_B"] = gamma * (by_expert @ a.mT)
+        expected[f"by_gamma.{row}"] = (by_expert * (b @ a)).sum((1, 2))
+    by_gamma = torch.stack([expected.pop(f"by_gamma.{row}") for row in range(3)])
+    expected["experts.gamma_alpha"], expected["experts.gamma_beta"] = by_gamma / norm, by_gamma
+    by_p = -by_gamma * (deltas.alpha + deltas.gamma_alpha) / norm * math.log(deltas.rank)
+    return expected | {"experts.gamma_p": by_p}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("options", [options for name, options in OPTIONS.items() if "full" not in name], ids=str)
+def test_deltas_equal_whole_experts(options, dtype, monkeypatch):
+    """Outputs, and gradients of input, router, base, A, B, alpha, beta and p."""
+    block = block_of(tiny.model(**options, learn_gamma_p=True).to(dtype))
+    full = block_of(tiny.model(**options, expert_training="full").to(dtype))
+    if dtype == torch.float64:
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # also where the block insists on fp32
     copy_into_full(block, full)
-    x = torch.randn(2, 9, 32)
+    x = torch.randn(2, 9, 32, dtype=dtype)
     output, gradients = output_and_gradients(block, block, x)
-    expected, expected_gradients = output_and_gradients(full, full, x)
-    assert relative(output, expected) < 1e-6
-    for name in ("x", "router.weight"):
-        assert relative(gradients[name], expected_gradients[name]) < 1e-4, name
-    for name in PROJECTIONS:  # the shared matrix's gradient is the sum over its copies
-        summed = sum(expected_gradients[f"experts.{e}.{name}_proj.weight"] for e in range(len(full.experts)))
-        assert relative(gradients[f"base.{name}_proj.weight"], summed) < 1e-4, name
+    expected, whole = output_and_gradients(full, full, x)
+    with torch.no_grad():
+        by_rule = chain_rule(block, whole)
+    assert relative(output, expected) < (1e-6 if dtype == torch.float32 else 1e-12)
+    assert gradients.keys() == by_rule.keys()
+    for name, gradient in gradients.items():
+        at_most = 1e-12 if dtype == torch.float64 else 1e-4 if "gamma" in name else 1e-6
+        assert by_rule[name].abs().max() > 0, name
+        assert relative(gradient, by_rule[name]) < at_most, name
+
+
+def test_a_frozen_base_has_no_gradient():
+    block = block_of(tiny.model())
+    x = torch.randn(2, 9, 32)
+    _, expected = output_and_gradients(block, block, x)
+    block.base.requires_grad_(False)
+    block.zero_grad()
+    x = x.requires_grad_()
+    output = block(x)
+    (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in block.named_parameters()}
+    for name, gradient in expected.items():
+        if name.startswith("base."):
+            continue
+        assert torch.equal(x.grad if name == "x" else gradients[name], gradient), name
 
 
 @pytest.mark.parametrize("preserve", [True, False])
@@ -313,7 +355,8 @@ def balance_by_hand(router_logits, top_k, mask):
 def test_balance_loss_against_its_formula(experts, top_k):
     logits = tuple(torch.randn(3, 7, experts, requires_grad=True) for _ in range(2))
     mask = torch.tensor([[1] * 7, [0] * 3 + [1] * 4, [1, 1] + [0] * 5])  # whole, left padded, right padded
-    loss = sequence_balance_loss(logits, top_k, mask)
+    loss, share = sequence_balance_loss(logits, top_k, mask)
+    assert not share.requires_grad
     expected = balance_by_hand(logits, top_k, mask)
     assert loss.shape == (3,)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
@@ -332,6 +375,8 @@ def test_perfect_balance_gives_one_and_collapse_gives_more():
         even[0, t, t % 3] = even[0, t, (t + 1) % 3] = 1e-4  # each expert is chosen by two thirds of the tokens
     collapsed = torch.tensor([50.0, 50.0, -50.0]).expand(1, 6, 3)
     mask = torch.ones(1, 6)
-    assert sequence_balance_loss((even,), 2, mask).item() == pytest.approx(1, abs=1e-4)
-    assert sequence_balance_loss((collapsed,), 2, mask).item() == pytest.approx(1.5)
-    assert sequence_balance_loss((even, collapsed), 2, mask).item() == pytest.approx(1.25, abs=1e-4)
+    assert sequence_balance_loss((even,), 2, mask)[0].item() == pytest.approx(1, abs=1e-4)
+    assert sequence_balance_loss((collapsed,), 2, mask)[0].item() == pytest.approx(1.5)
+    assert sequence_balance_loss((even, collapsed), 2, mask)[0].item() == pytest.approx(1.25, abs=1e-4)
+    shares = sequence_balance_loss((even, collapsed), 2, mask)[1]
+    torch.testing.assert_close(shares, torch.tensor([[[1 / 3] * 3], [[0.5, 0.5, 0.0]]]))

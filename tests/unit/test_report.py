@@ -4,11 +4,14 @@ import json
 import math
 
 import matplotlib.image
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from omnimol_hf.analysis import plots
-from omnimol_hf.analysis.plots import draw_predictions, plot_loss
+from omnimol_hf.analysis import plots, training_plots
+from omnimol_hf.analysis.plots import draw_predictions
 from omnimol_hf.analysis.report import HEADLINES, is_better, main_metric, results_table, write_results
+from omnimol_hf.analysis.training_plots import plot_training
 from omnimol_hf.chemistry_omnimol import smiles_to_selfies
 from omnimol_hf.metrics import score_task
 from omnimol_hf.tasks import TASKS
@@ -89,18 +92,62 @@ def is_drawn(path, least_share=0.002):
     return (picture.min(axis=-1) < 0.9).mean() > least_share
 
 
-def test_loss_plot(tmp_path):
-    log = [{"step": s, "loss": 5 / s, "learning_rate": 1e-3 / s} for s in range(1, 60)]
-    log += [{"step": 30, "eval_loss": 1.0}, {"step": 59, "train_runtime": 3.0, "train_loss": 1.0}]
-    plot_loss(log, tmp_path / "plots" / "loss.png")
-    assert is_drawn(tmp_path / "plots" / "loss.png")
-    with pytest.raises(ValueError, match="no entry of log_history has the key 'loss'"):
-        plot_loss(log[-1:], tmp_path / "loss.png")
+def telemetry(tasks, steps=60):
+    """Lines as a run writes them: task i has the loss i, and half of its choices go to expert i modulo 3."""
+    lines = []
+    for step in range(1, steps + 1):
+        line = {"step": step, "loss": 5 / step, "learning_rate": 1e-3 / step, "grad_norm": None if step == 9 else 1.0}
+        line |= {f"loss/{task}": float(i) for i, task in enumerate(tasks)}
+        line |= {"balance_loss": 1.1, "speed/tokens_per_second": 900.0, "speed/padding_share": 0.1}
+        line |= {f"gamma/experts_{name}": value for name, value in (("mean", 8.0), ("min", 7.5), ("max", 9.0))}
+        shares = np.full((len(tasks), 2, 3), 0.25)
+        shares[range(len(tasks)), :, np.arange(len(tasks)) % 3] = 0.5 if step > 48 else 0.25
+        line["expert_load"] = {task: shares[i].tolist() for i, task in enumerate(tasks)}
+        lines.append(line)
+    return [*lines, {"step": 30, "eval_loss": 1.0}, {"step": steps, "train_runtime": 3.0, "train_loss": 1.0}]
+
+
+def test_training_plot(tmp_path, monkeypatch):
+    drawn = []
+    real = training_plots.save_figure
+    monkeypatch.setattr(training_plots, "save_figure", lambda figure, path: drawn.append(figure) or real(figure, path))
+    plot_training(telemetry(["logp", "tpsa"]), tmp_path / "plots" / "training.png")
+    assert is_drawn(tmp_path / "plots" / "training.png")
+    titles = [axes.get_title(loc="left") for axes in drawn[0].axes if axes.get_title(loc="left")]
+    assert [title.split(" ")[0] for title in titles] == [
+        "Loss", "Loss", "Gradient", "Adaptive", "Balance", "Expert", "Speed", "Learning"
+    ]  # fmt: skip
+    loss = drawn[0].axes[0].lines
+    assert loss[0].get_ydata() == pytest.approx([5 / step for step in range(1, 61)])
+    assert (loss[2].get_xdata(), loss[2].get_ydata()) == ([30], [1])
+    # what a run did not log is left out
+    plot_training([{"step": 1, "loss": 2.0, "learning_rate": 0.0}], tmp_path / "short.png")
+    assert [axes.get_title(loc="left") for axes in drawn[1].axes if axes.get_visible()] == ["Loss", "Learning rate"]
+    with pytest.raises(ValueError, match="no line has the key 'loss'"):
+        plot_training(telemetry(["logp"])[-1:], tmp_path / "none.png")
+
+
+def test_losses_by_task_are_named_in_their_order():
+    axes = Figure().subplots()
+    training_plots._loss_by_task(axes, telemetry([f"task_{i:02}" for i in range(17)]))
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == [f"task {i:02}" for i in range(14, -1, -1)]
+    assert [line.get_ydata()[-1] for line in axes.lines] == list(range(14, -1, -1))
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 15
+
+
+def test_expert_load_is_the_mean_over_the_last_fifth():
+    axes = Figure().subplots()
+    training_plots._expert_load(axes, telemetry(["tpsa", "logp"]))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["logp", "tpsa"]
+    gap = np.nan
+    expected = [[0.25, 0.5, 0.25, gap, 0.25, 0.5, 0.25], [0.5, 0.25, 0.25, gap, 0.5, 0.25, 0.25]]
+    np.testing.assert_allclose(np.ma.filled(axes.images[0].get_array(), np.nan), expected)
 
 
 def test_running_mean_is_centred():
-    line = plots.np.arange(200.0)
-    assert plots._running_mean(line) == pytest.approx(line)
+    line = np.arange(200.0)
+    assert training_plots._running_mean(line) == pytest.approx(line)
 
 
 def row(task, input, output, subset="", graph=()):

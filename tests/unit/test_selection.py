@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from omnimol_hf.analysis.plots import plot_selection
+from omnimol_hf.analysis.training_plots import plot_selection
 from omnimol_hf.collation import TrainingCollator, encode_rows
 from omnimol_hf.metrics.normalised import label_scales, normalised_score
 from omnimol_hf.run import RunArguments, parse_run

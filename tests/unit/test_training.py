@@ -1,4 +1,4 @@
-"""What trains and what stays frozen, and checkpoints that are there whole or not at all."""
+"""What trains and what stays frozen."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from omnimol_hf.collation import TrainingCollator, encode_rows
-from omnimol_hf.training import STAGING, OmniMolTrainer, last_checkpoint, select_trainable, use_all_cores, whole_folder
+from omnimol_hf.training import OmniMolTrainer, select_trainable
 from tests import tiny
 
 ROWS = [
@@ -63,51 +63,3 @@ def test_everything_but_the_graph_encoder_trains_by_default():
 def test_unknown_part_is_named():
     with pytest.raises(ValueError, match=r"no trainable parameter is named \['routers'\].*'router'"):
         select_trainable(tiny.model(), ["projector", "routers"])
-
-
-def test_a_save_that_fails_leaves_no_checkpoint(tmp_path, monkeypatch):
-    trainer = make_trainer(tiny.model(), tmp_path, save_strategy="steps", save_steps=1, save_total_limit=1)
-
-    def full_disk(output_dir):
-        raise OSError("no space left on device")
-
-    trainer.train()
-    assert last_checkpoint(tmp_path).endswith("checkpoint-2")
-    monkeypatch.setattr(trainer, "_save_rng_state", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        trainer.train()
-    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
-    assert (tmp_path / STAGING).exists()
-    assert last_checkpoint(tmp_path).endswith("checkpoint-2")
-
-
-def test_last_checkpoint_of_nothing(tmp_path):
-    assert last_checkpoint(tmp_path) is None
-    assert last_checkpoint(tmp_path / "gone") is None
-
-
-def test_whole_folder(tmp_path):
-    def interrupted():
-        with whole_folder(tmp_path / "out") as aside:
-            (aside / "half").write_text("x")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert not (tmp_path / "out").exists()
-    with whole_folder(tmp_path / "out") as aside:
-        (aside / "whole").write_text("x")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
-
-
-def test_cores_are_shared_unless_the_user_chose(monkeypatch):
-    threads = torch.get_num_threads()
-    try:
-        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what accelerate launch sets
-        assert use_all_cores(2) == 4
-        torch.set_num_threads(3)
-        monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        assert use_all_cores(2) == 3
-    finally:
-        torch.set_num_threads(threads)

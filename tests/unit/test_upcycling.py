@@ -138,7 +138,7 @@ def test_new_weights_start_as_in_a_new_model(tied, tmp_path):
 def test_dtypes(tmp_path):
     dense = dense_llama(tmp_path / "dense", dtype=torch.bfloat16)
     for dtype, expected in {"as-is": torch.bfloat16, "float32": torch.float32}.items():
-        config = upcycle(tmp_path / "dense", tmp_path / dtype, dtype=dtype, **SMALL)
+        config = upcycle(tmp_path / "dense", tmp_path / dtype, dtype=dtype, learn_gamma_p=True, **SMALL)
         assert config.dtype == expected
         stored = load_file(tmp_path / dtype / "model.safetensors")
         loaded = load(tmp_path / dtype).state_dict()  # no dtype given: the config's
@@ -179,16 +179,18 @@ def test_processor_generation_config_and_code_come_along(tied, tmp_path):
 
 
 def test_rope_and_dtype_of_old_configs_are_kept(tmp_path):
+    """And what other tools noted in the file is left out."""
     dense_llama(tmp_path / "dense")
     config = json.loads((tmp_path / "dense" / "config.json").read_text())
     del config["rope_parameters"], config["dtype"]
     scaling = {"rope_type": "llama3", "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0}
     config |= {"rope_theta": 500000.0, "rope_scaling": scaling | {"original_max_position_embeddings": 64}}
-    config |= {"torch_dtype": "float32"}
+    config |= {"torch_dtype": "float32", "made_by_some_tool": 3}
     (tmp_path / "dense" / "config.json").write_text(json.dumps(config))
     upcycle(tmp_path / "dense", tmp_path / "out", moe_layers=[], **SMALL)
     model, dense = load(tmp_path / "out"), LlamaForCausalLM.from_pretrained(tmp_path / "dense")
     rope = model.config.text_config.rope_parameters
+    assert "made_by_some_tool" not in (tmp_path / "out" / "config.json").read_text()
     assert (rope["rope_theta"], rope["rope_type"], rope["factor"]) == (500000.0, "llama3", 32.0)
     assert torch.equal(model(IDS).logits, dense(IDS).logits)
 
