@@ -30,10 +30,11 @@ from transformers import HfArgumentParser
 from omnimol_hf.analysis.report import results_table, write_results
 from omnimol_hf.analysis.score_report import ScoredModel, write_report
 from omnimol_hf.generation import GenerationSettings
+from omnimol_hf.loading import load_model
 from omnimol_hf.predictions import read_predictions
 from omnimol_hf.run import _refuse_unknown as refuse_unknown
 from omnimol_hf.run import use_all_cores
-from omnimol_hf.scoring import HeldOut, answer_rows, held_out_rows, load_model, row_scores, score_answers
+from omnimol_hf.scoring import HeldOut, answer_rows, held_out_rows, row_scores, score_answers
 
 RUN = "run.json"
 

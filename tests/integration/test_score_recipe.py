@@ -11,8 +11,9 @@ import pytest
 
 from model_cards.render import read_results
 from omnimol_hf.generation import GenerationSettings
+from omnimol_hf.loading import load_model
 from omnimol_hf.predictions import read_predictions
-from omnimol_hf.scoring import answer_rows, held_out_rows, load_model, score_answers
+from omnimol_hf.scoring import answer_rows, held_out_rows, score_answers
 from tests import tiny
 from tests.conftest import ROOT
 
