@@ -289,8 +289,9 @@ def _as_yaml(settings: dict[str, Any]) -> str:
 def open_run(training: TrainingArguments, settings: dict[str, Any]) -> Iterator[Path]:
     """The output folder of a run, in whose context the run is prepared; and all cores of the machine for it.
 
-    The settings, and how the run is launched, are kept in the folder when the run is prepared. What prevents that, a `ValueError`, ends the process
-    with its message alone, and leaves no settings behind that would refuse the corrected ones.
+    The settings, and how the run is launched, are kept in the folder when the run is prepared. What prevents that, a
+    `ValueError`, ends the process with its message alone, and leaves no settings behind that would refuse the
+    corrected ones.
 
     Raises:
         SystemExit: if the folder holds another run (see `compare_with_folder`), or the run cannot be prepared.

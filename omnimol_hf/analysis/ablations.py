@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from omnimol_hf.analysis.style import BLUE, GREY, INK, save_figure, tidy
+from omnimol_hf.analysis.scaling import normalised_scores
+from omnimol_hf.analysis.style import BLUE, GREY, INK, new_figure, save_figure, spoken, tidy
 from omnimol_hf.tasks import ALL_TASKS
 
 
@@ -56,17 +54,13 @@ def summarise_run(folder: Path) -> RunSummary:
     Raises:
         FileNotFoundError: if the run is not finished.
     """
-    by_task: dict[str, list[float]] = defaultdict(list)
-    for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if row["rho"] is not None:
-            by_task[row["task"]].append(row["rho"])
+    answers = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     log = json.loads((folder / "model" / "training_log.json").read_text())
     entries = [entry for entry in log if "loss" in entry and "grad_norm" in entry]
     end = next(entry for entry in reversed(log) if "train_runtime" in entry)
     return RunSummary(
         name=folder.name,
-        performance={task: float(np.mean(by_task[task])) for task in ALL_TASKS if task in by_task},
+        performance={task: score.value for task, score in normalised_scores(answers).items()},
         steps=[entry["step"] for entry in entries],
         gradient_norms=[float(entry["grad_norm"]) for entry in entries],
         losses=[float(entry["loss"]) for entry in entries],
@@ -121,8 +115,7 @@ def _colors(number: int) -> np.ndarray:
 
 def plot_gradient_norms(runs: Sequence[RunSummary], path: Path) -> None:
     """Draws gradient norm and loss over the steps of each run (Figure 2, left), as a PNG."""
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 6.5)
     top, bottom = figure.subplots(2, 1, sharex=True)
     for run, color in zip(runs, _colors(len(runs)), strict=True):
         top.plot(run.steps, run.gradient_norms, color=color, linewidth=1.4, label=run.name)
@@ -144,8 +137,7 @@ def plot_performance(runs: Sequence[RunSummary], path: Path) -> None:
     gaps = np.array(
         [[run.performance.get(task, np.nan) - runs[0].performance[task] for task in tasks] for run in runs]
     )
-    figure = Figure(figsize=(4.5 + 0.62 * len(tasks), 2.2 + 0.4 * len(runs)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.5 + 0.62 * len(tasks), 2.2 + 0.4 * len(runs))
     left, right = figure.subplots(1, 2, width_ratios=(4, 0.6 * len(tasks) + 2))
     places = np.arange(len(runs))
     averages = [run.average for run in runs]
@@ -164,9 +156,7 @@ def plot_performance(runs: Sequence[RunSummary], path: Path) -> None:
             right.text(
                 column, row, f"{gap:+.2f}", ha="center", va="center", fontsize=7.5, color="white" if strong else INK
             )
-    right.set_xticks(
-        range(len(tasks)), [task.replace("_", " ") for task in tasks], rotation=40, ha="right", fontsize=8.5
-    )
+    right.set_xticks(range(len(tasks)), [spoken(task) for task in tasks], rotation=40, ha="right", fontsize=8.5)
     right.set_yticks([])
     right.set_title(f"by task, difference from {runs[0].name}", loc="left", fontsize=10.5, color=INK)
     figure.colorbar(picture, ax=right, shrink=0.8)

@@ -6,10 +6,20 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from omnimol_hf.analysis.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, save_figure, tidy
+from omnimol_hf.analysis.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    RED,
+    new_figure,
+    save_figure,
+    spoken,
+    tidy,
+)
 
 Lines = Sequence[Mapping[str, Any]]
 MOST_TASKS = 15  # more curves in one plot nobody can tell apart
@@ -68,7 +78,7 @@ def _loss_by_task(axes: Axes, lines: Lines) -> None:
     for task in sorted(most, key=lambda task: -_late(curves[task][1]).mean()):
         steps, losses = curves[task]
         few = {"marker": "o", "markersize": 4} if len(steps) < 3 else {}
-        label = task.replace("_", " ")
+        label = spoken(task)
         axes.plot(steps, _running_mean(losses), linewidth=1.5, label=label, **styles[task], **few)
     _legend_beside(axes)
     axes.set_ylabel("nats per token")
@@ -123,7 +133,7 @@ def _expert_load(axes: Axes, lines: Lines) -> None:
     image = axes.imshow(
         flat, aspect="auto", cmap="RdBu_r", vmin=1 / experts - reach, vmax=1 / experts + reach, interpolation="nearest"
     )
-    axes.set_yticks(range(len(tasks)), [task.replace("_", " ") for task in sorted(tasks)], fontsize=8)
+    axes.set_yticks(range(len(tasks)), [spoken(task) for task in sorted(tasks)], fontsize=8)
     middles = np.arange(layers) * (experts + 1) + (experts - 1) / 2
     axes.set_xticks(middles, [str(layer) for layer in range(layers)], fontsize=8)
     axes.set_xlabel(f"MoE layer, {experts} routed experts each", fontsize=9)
@@ -188,8 +198,7 @@ def plot_training(lines: Lines, path: str | Path) -> None:
         raise ValueError("there is no training to plot: no line has the key 'loss'.")
     panels = [(title, draw) for title, key, draw in _PANELS if _tell(lines, key)]
     rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(14, 3.1 * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(14, 3.1 * rows + 0.4)
     cells = figure.subplots(rows, 2, squeeze=False).flatten()
     last = max(line["step"] for line in lines)
     for axes, (title, draw) in zip(cells, panels, strict=False):
@@ -218,13 +227,12 @@ def plot_selection(rounds: Lines, path: str | Path) -> None:
         raise ValueError("there is no selection to plot: no round was drawn.")
     tasks = list(rounds[0]["pi"])
     styles = _task_styles(tasks)
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 6)
     top, bottom = figure.subplots(2, 1, sharex=True)
     numbers = [entry["round"] for entry in rounds]
     for task in tasks:
         style = {**styles[task], "marker": "o", "markersize": 4, "linewidth": 1.8}
-        top.plot(numbers, [entry["pi"][task] for entry in rounds], label=task.replace("_", " "), **style)
+        top.plot(numbers, [entry["pi"][task] for entry in rounds], label=spoken(task), **style)
         ratings = [entry.get("mu", {}).get(task) for entry in rounds]
         bottom.plot(numbers, [np.nan if rating is None else rating for rating in ratings], **style)
     top.set_title(f"Data selection over {len(rounds)} rounds", loc="left", fontsize=12, color=INK)

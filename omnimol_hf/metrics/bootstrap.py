@@ -59,6 +59,12 @@ def _number_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
+def values(metrics: Mapping[str, Metric]) -> dict[str, float | None]:
+    """`{name: value}`, None where a value is not defined."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {name: _number_or_none(metric.combine(metric.sums.sum(axis=0))) for name, metric in metrics.items()}
+
+
 def summarise(
     metrics: Mapping[str, Metric],
     baseline: Mapping[str, Metric] | None = None,
@@ -74,18 +80,18 @@ def summarise(
     drawn = _resampled_sums(np.concatenate([metrics[name].sums for name in names], axis=1), resamples, seed)
     columns = np.cumsum([0] + [metrics[name].sums.shape[1] for name in names])
     tails = 50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)
+    measured, others = values(metrics), values(baseline or {})
     result = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         for name, start, end in zip(names, columns[:-1], columns[1:], strict=True):
             metric = metrics[name]
-            values = metric.combine(drawn[:, start:end])
-            values = values[np.isfinite(values)]
-            enough = metric.n > 1 and len(values) >= CONFIDENCE * resamples
-            low, high = np.percentile(values, tails) if enough else (np.nan, np.nan)
-            other = baseline[name].combine(baseline[name].sums.sum(axis=0)) if baseline else np.nan
+            resampled = metric.combine(drawn[:, start:end])
+            resampled = resampled[np.isfinite(resampled)]
+            enough = metric.n > 1 and len(resampled) >= CONFIDENCE * resamples
+            low, high = np.percentile(resampled, tails) if enough else (np.nan, np.nan)
             result[name] = {
-                "value": _number_or_none(metric.combine(metric.sums.sum(axis=0))),
-                "baseline": _number_or_none(other),
+                "value": measured[name],
+                "baseline": others.get(name),
                 "low": _number_or_none(low),
                 "high": _number_or_none(high),
                 "n": metric.n,

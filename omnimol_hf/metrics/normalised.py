@@ -7,16 +7,14 @@ distance. Each is 1 for the right answer.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 from rdkit import rdBase
-from rouge_score.rouge_scorer import RougeScorer
 
 from omnimol_hf.metrics.molecules import compare, read_molecule
 from omnimol_hf.metrics.numbers import read_number
-from omnimol_hf.metrics.text import without_control_tokens
+from omnimol_hf.metrics.text import rouge, without_control_tokens
 from omnimol_hf.tasks import ALL_TASKS
 
 Scales = Mapping[tuple[str, str], float]
@@ -48,11 +46,6 @@ def label_scales(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], flo
         everything = [value for key, values in labels.items() if key[0] == task for value in values]
         labels.setdefault((task, ""), everything)
     return {key: float(np.median(np.abs(np.array(one) - np.median(one)))) for key, one in labels.items()}
-
-
-@lru_cache
-def _rouge() -> RougeScorer:
-    return RougeScorer(["rougeL"], use_stemmer=False)
 
 
 def _molecule_score(answer: str, reference: str) -> float:
@@ -90,4 +83,4 @@ def normalised_score(row: Mapping[str, str], answer: str, scales: Scales) -> flo
     answer = without_control_tokens(answer)
     if kind == "procedure":
         return Levenshtein.normalized_similarity(answer, reference)
-    return _rouge().score(reference, answer)["rougeL"].fmeasure
+    return rouge(answer, reference)[-1]

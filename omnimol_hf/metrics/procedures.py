@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from rapidfuzz.distance import Levenshtein
 
 from omnimol_hf.metrics.bootstrap import Metric, mean_metric
-from omnimol_hf.metrics.text import Tokenize, paper_text_metrics, text_metrics, without_control_tokens
+from omnimol_hf.metrics.text import (
+    MODEL_TOKENIZER,
+    Tokenize,
+    paper_text_metrics,
+    text_metrics,
+    without_control_tokens,
+)
 
 _VERBS = """
     ADD CENTRIFUGE COLLECTLAYER CONCENTRATE DEGAS DISTILL DRYSOLID DRYSOLUTION EXTRACT FILTER MAKESOLUTION MICROWAVE
@@ -56,11 +62,15 @@ def procedure_metrics(predictions: Sequence[str], references: Sequence[str]) -> 
 
 
 def paper_procedure_metrics(
-    predictions: Sequence[str], references: Sequence[str], tokenize: Tokenize | None
+    predictions: Sequence[str],
+    references: Sequence[str],
+    tokenize: Tokenize | None,
+    tokenizer_name: str = MODEL_TOKENIZER,
 ) -> dict[str, Metric]:
     """`paper`: text overlap, and a validity that is always 0: the authors' parser fails on every answer.
 
     Their accuracies compare lists of different depth and have no meaning, so none is given.
     """
     never = mean_metric([0.0] * len(predictions), misses={"parser always fails": len(predictions)})
-    return {"validity": never, **paper_text_metrics(predictions, references, tokenize, meteor=False)}
+    overlap = paper_text_metrics(predictions, references, tokenize, meteor=False, tokenizer_name=tokenizer_name)
+    return {"validity": never, **overlap}

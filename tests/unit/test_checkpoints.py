@@ -24,6 +24,7 @@ from omnimol_hf.checkpoints import (
     write_record,
 )
 from omnimol_hf.collation import TrainingCollator, encode_rows
+from omnimol_hf.telemetry import TELEMETRY
 from omnimol_hf.training import OmniMolTrainer, run_callbacks
 from tests import tiny
 from tests.unit.test_training import ROWS
@@ -46,7 +47,7 @@ def make_trainer(model, folder, callbacks=None, **kwargs) -> OmniMolTrainer:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != TELEMETRY)
 
 
 def make_checkpoint(run: Path, step: int) -> Path:
