@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from omnimol_hf.generation import GenerationSettings, answer_batches, length_batches
 from omnimol_hf.loading import LoadedModel
-from omnimol_hf.metrics import baseline_predictions, score_task
+from omnimol_hf.metrics import baseline_answers, baseline_predictions, score_baselines, score_task
 from omnimol_hf.metrics.normalised import label_scales, normalised_score
 from omnimol_hf.predictions import answer_to_file, fingerprint
 from omnimol_hf.rows import by_task, load_rows
@@ -155,6 +155,29 @@ def score_answers(
             tokenize=tokenize,
         )
     return results
+
+
+def score_all_baselines(
+    rows: Sequence[Mapping[str, Any]], train: Dataset | None, tokenize: Callable[[str], list[str]]
+) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
+    """task -> baseline -> protocol -> metric -> value, for all baselines of the tasks that have training rows.
+
+    Args:
+        rows, train, tokenize: see `score_answers`.
+    """
+    train_rows = by_task(train) if train is not None else {}
+    scores = {}
+    for task, places in places_by_task(rows).items():
+        if task in train_rows:
+            mine = [rows[i] for i in places]
+            scores[task] = score_baselines(
+                ALL_TASKS[task],
+                baseline_answers(ALL_TASKS[task], train_rows[task], mine),
+                [row["output"] for row in mine],
+                subsets=[row["subset"] for row in mine],
+                tokenize=tokenize,
+            )
+    return scores
 
 
 def places_by_task(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:

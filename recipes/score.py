@@ -6,8 +6,8 @@
 
 A model is a merged one, or the folder of an adapter, which names its base. Answers are greedy by default and come into
 DIR/predictions.jsonl; the same command again continues a run that was killed. Scores are in DIR/results.json and
-results.csv, the report for people in report.html and report.md. With several models, each has a folder of its own in
-DIR for its answers and scores, and the report compares them.
+results.csv, those of all baselines in baselines.json, the report for people in report.html and report.md. With several
+models, each has a folder of its own in DIR for its answers and scores, and the report compares them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,14 @@ from omnimol_hf.loading import load_model
 from omnimol_hf.predictions import read_predictions
 from omnimol_hf.run import _refuse_unknown as refuse_unknown
 from omnimol_hf.run import use_all_cores
-from omnimol_hf.scoring import HeldOut, answer_rows, held_out_rows, row_scores, score_answers
+from omnimol_hf.scoring import (
+    HeldOut,
+    answer_rows,
+    held_out_rows,
+    row_scores,
+    score_all_baselines,
+    score_answers,
+)
 
 RUN = "run.json"
 
@@ -58,6 +65,9 @@ class ScoreArguments:
     top_k: int = field(default=50, metadata={"help": "of the draws; 0: all tokens"})
     candidates: int = field(default=1, metadata={"help": "answers a row; the first one is scored"})
     seed: int = field(default=0, metadata={"help": "of the rows and the draws"})
+    baselines: str = field(
+        default="all", metadata={"help": "all, or constant: without the nearest training row and fitted models"}
+    )
     dtype: str = field(default="auto", metadata={"help": "auto (as saved), float32, bfloat16 or float16"})
     device: str = field(default="auto", metadata={"help": "auto, or cpu where there is a GPU"})
     quantise: str | None = field(default=None, metadata={"help": "8bit or 4bit, through bitsandbytes on a GPU"})
@@ -68,6 +78,8 @@ class ScoreArguments:
                 raise ValueError(f"{name} is {value}; expected a whole number from 1")
         if self.device not in ("auto", "cpu"):
             raise ValueError(f"device is {self.device!r}; expected 'auto' or 'cpu'")
+        if self.baselines not in ("all", "constant"):
+            raise ValueError(f"baselines is {self.baselines!r}; expected 'all' or 'constant'")
         self.generation  # noqa: B018 (its checks, before anything is loaded)
 
     @property
@@ -160,6 +172,11 @@ def main() -> None:
         return
     scored = []
     start = time.perf_counter()
+    tokenize = models[names[0]]["processor"].tokenizer.tokenize
+    baselines = None
+    if options.baselines == "all":
+        baselines = score_all_baselines(held.rows, held.train, tokenize)
+        write_results(baselines, out / "baselines.json")
     for name, folder in zip(names, folders, strict=True):
         answers = read_predictions(folder / "predictions.jsonl")
         texts = [one["answer"] for one in answers]
@@ -179,7 +196,7 @@ def main() -> None:
         "seconds_scoring": time.perf_counter() - start,
     }
     write_results(run, out / RUN)
-    write_report(out, held.rows, scored, run)
+    write_report(out, held.rows, scored, run, baselines)
     print(f"\nscores: {', '.join(str(folder / 'results.json') for folder in folders)}\nreport: {out}/report.html")
 
 

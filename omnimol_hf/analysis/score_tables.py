@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from omnimol_hf.analysis.report import HEADLINES, Results, figure_text, is_better, readable_share, short_unit
-from omnimol_hf.metrics import baseline_name
+from omnimol_hf.metrics import PROTOCOLS, baseline_name, protocol_differences
 from omnimol_hf.tasks import ALL_TASKS
 
 PAPER = json.loads(Path(__file__).with_name("paper_scores.json").read_text(encoding="utf-8"))
-PROTOCOLS = ("strict", "paper")
 Baselines = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float | None]]]]  # task -> name -> protocol -> metric
 
 
@@ -202,16 +201,26 @@ def protocol_table(models: Sequence[ScoredModel]) -> Table:
     head = [*which, "strict", "paper's protocol", "difference", "rows left out", "why"]
     table = Table("protocols", "All metrics that both protocols have", head, len(which))
     table.note = "difference: the paper's protocol minus strict. rows left out: those that the paper's protocol drops."
+    differences = {model.name: protocol_differences(model.results) for model in models}
     for task in models[0].results:
         for model in models:
             strict, paper = (model.results[task][protocol] for protocol in PROTOCOLS)
-            for metric in [m for m in strict if m in paper and "/" not in m]:
-                values = strict[metric]["value"], paper[metric]["value"]
-                apart = "-" if None in values else f"{values[1] - values[0]:+.4g}"
+            for metric, values in differences[model.name][task].items():
+                if "/" in metric:  # of one subset only
+                    continue
+                apart = "-" if values["difference"] is None else f"{values['difference']:+.4g}"
                 dropped = strict[metric]["n"] - paper[metric]["n"]
-                cells = (*map(figure_text, values), apart, str(dropped), _reasons(paper[metric]["misses"]))
-                name = [model.name] if len(models) > 1 else []
-                table.add("ours", readable_name(task), *name, metric, *cells)
+                table.add(
+                    "ours",
+                    readable_name(task),
+                    *([model.name] if len(models) > 1 else []),
+                    metric,
+                    figure_text(values["strict"]),
+                    figure_text(values["paper"]),
+                    apart,
+                    str(dropped),
+                    _reasons(paper[metric]["misses"]),
+                )
     return table
 
 

@@ -22,6 +22,7 @@ def test_arguments():
         (["--candidates", "2"], "greedy search finds one answer"),
         (["--temperature", "0.2"], "give do_sample too"),
         (["--rows", "0"], "rows is 0; expected a whole number from 1"),
+        (["--baselines", "some"], "baselines is 'some'"),
         (["--device", "tpu"], "device is 'tpu'"),
     ],
 )

@@ -7,7 +7,13 @@ import torch
 from datasets import load_dataset
 
 from omnimol_hf.metrics import score_task
-from omnimol_hf.scoring import held_out_rows, places_by_task, row_scores, score_answers
+from omnimol_hf.scoring import (
+    held_out_rows,
+    places_by_task,
+    row_scores,
+    score_all_baselines,
+    score_answers,
+)
 from omnimol_hf.tasks import TASKS
 
 
@@ -88,3 +94,18 @@ def test_scores_are_those_of_each_task_alone(tmp_path):
     assert scores[30:59] == pytest.approx([torch.tensor(-2 / 7.5).exp().item()] * 29)
     assert scores[59] == 0
     assert row_scores(held.rows, answers, None) == scores
+
+
+def test_every_baseline_is_scored_as_a_model_with_its_answers(tmp_path):
+    held = held_out_rows(make_dataset(tmp_path / "data"))
+    scores = score_all_baselines(held.rows, held.train, list)
+    assert list(scores["logp"]) == ["training median", "training mean", "nearest neighbour", "RDKit Crippen LogP"]
+    train = {row["input"]: row["output"] for row in reversed(list(held.train)) if row["task"] == "logp"}
+    nearest = [train[row["input"]] for row in held.rows if row["task"] == "logp"]  # the first with the same molecule
+    results = score_answers(held.rows, ["[C][O]"] * 30 + nearest, held.train, list)
+    for protocol in ("strict", "paper"):
+        found = scores["logp"]["nearest neighbour"][protocol]
+        assert found == {metric: fields["value"] for metric, fields in results["logp"][protocol].items()}
+        constant = scores["logp"]["training median"][protocol]
+        assert constant == {metric: fields["baseline"] for metric, fields in results["logp"][protocol].items()}
+    assert score_all_baselines(held.rows, None, list) == {}
