@@ -1,8 +1,8 @@
 """The file of a model's answers: written as they come, continued after a kill, and refused when it is another's.
 
-`predictions.jsonl` opens with one line that says what was answered by what (`about`), then holds one line for each row
-in the dataset's order: the row's own columns, `row` (its place), and the answer's fields of
-`omnimol_hf.generation.answer_batches`.
+`predictions.jsonl` holds one line for each row in the dataset's order: the row's own columns, `row` (its place), the
+answer's fields of `omnimol_hf.generation.answer_batches`, and `run`, a digest of `predictions.about.json` beside it,
+which says what was answered by what: data, model and settings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-ABOUT = "about"
+ABOUT = "about.json"
 COMPARED = ("task", "id", "instruction", "input", "output")
 NAMES = ("dataset", "model", "base")  # may be other paths to the same things: the digests beside them decide
 _KEPT = "kept.jsonl"
@@ -35,6 +35,17 @@ def fingerprint(rows: Rows) -> str:
         seen = [row[name] for name in (*COMPARED, "subset", "graph_smiles")]
         digest.update(json.dumps(seen, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
+
+
+def about_path(path: Path) -> Path:
+    """Where it is written what a file of answers is about."""
+    return path.with_name(f"{path.stem}.{ABOUT}")
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    """Of all that makes answers what they are; names of the same things may change."""
+    facts = {key: value for key, value in about.items() if key not in NAMES}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def answer_to_file(path: Path, about: Mapping[str, Any], rows: Rows, batches: Batches, answer: Answer) -> int:
@@ -72,9 +83,12 @@ def answer_to_file(path: Path, about: Mapping[str, Any], rows: Rows, batches: Ba
     state.wait_for_everyone()
     done = {line["row"] for line in _lines(parts / _KEPT)}
     state.print(f"{path}: {len(done):,} of {len(rows):,} rows are answered")
+    run = _digest(about)
     with (parts / f"process-{state.process_index}.jsonl").open("a", encoding="utf-8") as file:
         for found in answer([batch for batch in batches if not done.issuperset(batch)]):
-            lines = [json.dumps({"row": i, **rows[i], **fields}, ensure_ascii=False) for i, fields in found]
+            lines = [
+                json.dumps({"row": i, **rows[i], **fields, "run": run}, ensure_ascii=False) for i, fields in found
+            ]
             file.write("".join(f"{line}\n" for line in lines))
             file.flush()
     state.wait_for_everyone()
@@ -82,7 +96,8 @@ def answer_to_file(path: Path, about: Mapping[str, Any], rows: Rows, batches: Ba
         _gather_parts(parts, batches)
         lines = sorted(_lines(parts / _KEPT), key=lambda line: line["row"])
         _check_rows(lines, rows, path)
-        _write_whole(path, [{ABOUT: about}, *lines])
+        _write_whole(about_path(path), [about])
+        _write_whole(path, lines)
         shutil.rmtree(parts)
     state.wait_for_everyone()
     return len(rows) - len(done)
@@ -100,13 +115,16 @@ def read_predictions(path: Path, rows: Rows | None = None, about: Mapping[str, A
             or not the dataset's.
     """
     lines = list(_lines(path))
-    if not lines or set(lines[0]) != {ABOUT}:
-        raise ValueError(f"{path} is no file of answers: its first line does not say what it is about")
     if about is not None:
-        _compare(lines[0][ABOUT], json.loads(json.dumps(about)), path)
+        if not about_path(path).is_file():
+            raise ValueError(f"{path} does not say what it is about: there is no {about_path(path).name} beside it")
+        about = json.loads(json.dumps(about))
+        _compare(json.loads(about_path(path).read_text(encoding="utf-8")), about, path)
+        if strange := [line.get("row") for line in lines if line.get("run") != _digest(about)]:
+            raise ValueError(f"{path} has {len(strange)} rows of another run, the first is row {strange[0]}")
     if rows is not None:
-        _check_rows(lines[1:], rows, path)
-    return lines[1:]
+        _check_rows(lines, rows, path)
+    return lines
 
 
 def _lines(path: Path, torn: bool = False) -> Iterable[dict[str, Any]]:

@@ -36,11 +36,12 @@ def whole(tmp_path) -> bytes:
     return (tmp_path / "whole" / "predictions.jsonl").read_bytes()
 
 
-def test_file_holds_rows_and_answers_in_order(whole):
+def test_file_holds_rows_and_answers_in_order(tmp_path, whole):
     lines = [json.loads(line) for line in whole.decode().splitlines()]
-    assert lines[0] == {"about": ABOUT}
-    assert [line["row"] for line in lines[1:]] == list(range(10))
-    assert lines[3] == {"row": 2, **ROWS[2], "answer": "ü2", "ended": True, "tokens": 3, "logprob": -0.25}
+    assert [line["row"] for line in lines] == list(range(10))
+    (run,) = {line["run"] for line in lines}
+    assert lines[2] == {"row": 2, **ROWS[2], "answer": "ü2", "ended": True, "tokens": 3, "logprob": -0.25, "run": run}
+    assert json.loads((tmp_path / "whole" / "predictions.about.json").read_text()) == ABOUT
 
 
 @pytest.mark.parametrize("killed_before", range(4))
@@ -60,7 +61,7 @@ def test_killed_run_goes_on_to_the_same_file(tmp_path, whole, killed_before, tor
     assert answer_to_file(path, ABOUT, ROWS, BATCHES, model) == len(model.asked)
     assert model.asked == [i for batch in BATCHES[killed_before:] for i in batch]
     assert path.read_bytes() == whole
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["predictions.jsonl", "whole"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["predictions.about.json", "predictions.jsonl", "whole"]
 
 
 def test_finished_file_is_left_alone(tmp_path, whole):
@@ -98,20 +99,29 @@ def spoil(whole: bytes, change) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: lines.pop(4), r"lacks 1 of 10 rows, the first is row 3 \(logp, row-3\)"),
-        (lambda lines: lines.append(lines[2]), r"answers 1 rows more than once, the first is row 1 \(logp, row-1\)"),
-        (lambda lines: lines.insert(1, lines.pop(3)), "out of order: row 2 stands in the place of row 0"),
-        (lambda lines: lines.append(lines[2].replace('"row": 1', '"row": 77')), "a line for row 77; .* rows 0 to 9"),
-        (lambda lines: lines.__setitem__(5, lines[5].replace('"output": "4"', '"output": "5"')),
+        (lambda lines: lines.pop(3), r"lacks 1 of 10 rows, the first is row 3 \(logp, row-3\)"),
+        (lambda lines: lines.append(lines[1]), r"answers 1 rows more than once, the first is row 1 \(logp, row-1\)"),
+        (lambda lines: lines.insert(0, lines.pop(2)), "out of order: row 2 stands in the place of row 0"),
+        (lambda lines: lines.append(lines[1].replace('"row": 1', '"row": 77')), "a line for row 77; .* rows 0 to 9"),
+        (lambda lines: lines.__setitem__(4, lines[4].replace('"output": "4"', '"output": "5"')),
          r"row 4 \(logp, row-4\) has output '5' there and '4' in the dataset"),
         (lambda lines: lines.__setitem__(5, lines[5][:-3]), "line 6: not JSON"),
-        (lambda lines: lines.pop(0), "its first line does not say what it is about"),
+        (lambda lines: lines.__setitem__(7, lines[7].replace('"run": "', '"run": "0')),
+         "has 1 rows of another run, the first is row 7"),
     ],
 )  # fmt: skip
 def test_spoilt_files_are_refused(tmp_path, whole, change, message):
-    path = tmp_path / "spoilt.jsonl"
+    path = tmp_path / "whole" / "predictions.jsonl"
     path.write_text(spoil(whole, change))
     with pytest.raises(ValueError, match=message):
+        read_predictions(path, ROWS, ABOUT)
+
+
+def test_a_file_must_say_what_it_is_about(tmp_path, whole):
+    path = tmp_path / "other.jsonl"
+    path.write_bytes(whole)
+    assert len(read_predictions(path, ROWS)) == 10
+    with pytest.raises(ValueError, match=r"there is no other\.about\.json beside it"):
         read_predictions(path, ROWS, ABOUT)
 
 
