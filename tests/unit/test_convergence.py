@@ -163,7 +163,7 @@ def test_what_cannot_be_compared():
 
 def test_picture_shows_the_numbers(monkeypatch):
     figures = []
-    monkeypatch.setattr(convergence, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(convergence, "save_figure", lambda figure, path: figures.append(figure))
     matrix = [[1.0, 0.61, 0.5], [0.61, 1.0, 0.73], [0.5, 0.73, 1.0]]
     series = {name: {"labels": ["1", "2", "4"], "mutual_knn": matrix} for name in ("Omni-Mol", "other")}
     for number, one in enumerate(series.values()):

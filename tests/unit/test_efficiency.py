@@ -131,7 +131,7 @@ def test_every_metric_is_measured_and_drawn(monkeypatch, rows):
     if "peak_memory_bytes" in measured:  # weights in fp32 at least
         assert profiles["tiny"]["peak_memory_bytes"]["low"] >= 4 * profiles["tiny"]["parameters"]["value"]
     figures = []
-    monkeypatch.setattr(efficiency, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(efficiency, "save_figure", lambda figure, path: figures.append(figure))
     plot_profiles(profiles, "unused.png")
     titles = {axes.get_title(loc="left"): axes for axes in figures[0].axes if axes.get_visible()}
     title, unit = METRICS["parameters"]

@@ -185,7 +185,7 @@ def test_what_cannot_be_routed():
 
 def test_heat_maps_show_the_numbers(monkeypatch):
     figures = []
-    monkeypatch.setattr(routing_plots, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(routing_plots, "save_figure", lambda figure, path: figures.append(figure))
     load = {"logp": np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]), "tpsa": np.full((2, 3), 1 / 3)}
     routing_plots.plot_expert_load(load, [4, 7], "unused.png")
     axes = figures[0].axes[0]
@@ -200,7 +200,7 @@ def test_heat_maps_show_the_numbers(monkeypatch):
 def test_drawn_molecules(monkeypatch):
     """Each atom in its colour: a molecule of two atoms, one of which goes to expert 0 and the other to expert 1."""
     figures = []
-    monkeypatch.setattr(routing_plots, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(routing_plots, "save_figure", lambda figure, path: figures.append(figure))
     scores = np.array([[[1.0, 0.0], [0.0, 1.0]]])
     routing_plots.draw_routing(RoutedMolecule(Chem.MolFromSmiles("CO"), scores, scores[:, ::-1]), [3], "unused.png")
     pictures = [axes.images[0].get_array()[..., :3] for axes in figures[0].axes if axes.images]

@@ -155,7 +155,7 @@ def test_average():
 @pytest.fixture
 def figures(monkeypatch):
     seen = []
-    monkeypatch.setattr(scaling_plots, "save", lambda figure, path: seen.append(figure))
+    monkeypatch.setattr(scaling_plots, "save_figure", lambda figure, path: seen.append(figure))
     return seen
 
 
