@@ -55,7 +55,7 @@ def model_card(
         tags=["chemistry", "molecules", "selfies", "moe", "multimodal", "omnimol"],
         datasets=[dataset] if dataset and _is_hub_id(dataset) else None,
         base_model=backbone if backbone and _is_hub_id(backbone) else None,
-        eval_results=_eval_results(scores, dataset) or None,
+        eval_results=_eval_results(scores, *_scored_rows(results, dataset)) or None,
         **licence,
     )
     return ModelCard.from_template(
@@ -106,7 +106,7 @@ def count_parameters(model_dir: Path, config: OmniMolConfig) -> dict[str, int]:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Scores as `recipes/unified.py` writes them, checked: task -> protocol -> metric -> fields.
+    """Scores as the recipes write them, checked: task -> protocol -> metric -> fields.
 
     Raises:
         ValueError: for a file that is no such thing, naming what is wrong.
@@ -183,10 +183,21 @@ def _not_better(scores: Mapping[str, Any]) -> list[str]:
     return [row["task"] for row in _score_rows(scores) if row["main"] and not row["better"]]
 
 
-def _eval_results(scores: Mapping[str, Any], dataset: str | None) -> list[EvalResult]:
-    """The headline scores for the card's `model-index`."""
+def _scored_rows(results: Path | None, dataset: str | None) -> tuple[str, str]:
+    """The data and the split that scores were measured on: what `recipes/score.py` left beside them, else the held-out
+    rows of the training run's dataset."""
+    run = results and results.with_name("run.json")
+    if run and run.is_file():
+        data = json.loads(run.read_text(encoding="utf-8"))["data"]
+        dataset, split = data["dataset"], data["split"]
+    else:
+        split = "test"
     source = "omni-mol-starter" if dataset in (None, "starter") else dataset
-    source = source if _is_hub_id(source) else Path(source).name
+    return source if _is_hub_id(source) else Path(source).name, split
+
+
+def _eval_results(scores: Mapping[str, Any], source: str, split: str) -> list[EvalResult]:
+    """The headline scores for the card's `model-index`."""
     return [
         EvalResult(
             task_type="text-generation",
@@ -194,7 +205,7 @@ def _eval_results(scores: Mapping[str, Any], dataset: str | None) -> list[EvalRe
             dataset_type=source,
             dataset_name=f"{source} ({row['task']})",
             dataset_config=row["task"],
-            dataset_split="test",
+            dataset_split=split,
             metric_type=row["metric"],
             metric_name=f"{row['metric']} (strict)",
             metric_value=row["value"],

@@ -103,15 +103,15 @@ def _verdict(task: Task, answer: str, reference: str) -> tuple[str, str]:
     return ("word for word", GREEN) if without_control_tokens(answer) == reference.strip() else ("", INK)
 
 
-def _draw_case(figure: SubFigure, row: Mapping, answer: str) -> None:
+def _draw_case(figure: SubFigure, row: Mapping, answers: Mapping[str, str], title: str) -> None:
     task = ALL_TASKS[row["task"]]
     name = task.name.replace("_", " ") + (f" ({row['subset']})" if row.get("subset") else "")
-    figure.text(0.01, 0.95, name, fontsize=11.5, fontweight="bold", color=INK, va="center")
+    figure.text(0.01, 0.95, title or name, fontsize=11.5, fontweight="bold", color=INK, va="center")
     question = textwrap.shorten(row["instruction"], 120, placeholder=" …")
     figure.text(0.99, 0.95, question, fontsize=9, color=GREY, va="center", ha="right", style="italic")
     edges = {"left": 0.01, "right": 0.99, "bottom": 0.05, "top": 0.82, "wspace": 0.03}
-    cells = figure.subplots(1, 3, width_ratios=(1.3, 1, 1), gridspec_kw=edges)
-    labels = ("input", "reference", "prediction")
+    labels = ("input", "reference", *answers)
+    cells = figure.subplots(1, len(labels), width_ratios=(1.3, *[1] * (len(labels) - 1)), gridspec_kw=edges)
     for axes, label in zip(cells, labels, strict=True):
         axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
         for spine in axes.spines.values():
@@ -122,12 +122,18 @@ def _draw_case(figure: SubFigure, row: Mapping, answer: str) -> None:
     except ValueError:  # a row of the user's own, with something else than SELFIES in it
         _show_text(cells[0], row["input"])
     _show_answer(cells[1], task, row["output"])
-    readable = _show_answer(cells[2], task, answer)
-    text, color = _verdict(task, answer, row["output"]) if readable else ("unreadable", RED)
-    cells[2].set_title(text, loc="right", fontsize=9, color=color, pad=3, fontweight="bold")
+    for axes, answer in zip(cells[2:], answers.values(), strict=True):
+        readable = _show_answer(axes, task, answer)
+        text, color = _verdict(task, answer, row["output"]) if readable else ("unreadable", RED)
+        axes.set_title(text, loc="right", fontsize=9, color=color, pad=3, fontweight="bold")
 
 
-def draw_predictions(rows: Sequence[Mapping], predictions: Sequence[str], path: str | Path) -> None:
+def draw_predictions(
+    rows: Sequence[Mapping],
+    predictions: Sequence[str] | Mapping[str, Sequence[str]],
+    path: str | Path,
+    titles: Sequence[str] | None = None,
+) -> None:
     """Draws each row's input, reference and prediction side by side, as a PNG.
 
     Molecules are drawn as structures, numbers with their unit, text as text; an answer that cannot be read is printed
@@ -135,16 +141,22 @@ def draw_predictions(rows: Sequence[Mapping], predictions: Sequence[str], path: 
 
     Args:
         rows: Rows of the dataset, of any tasks; a dozen fill a page.
-        predictions: The model's answers, one for each row.
+        predictions: The model's answers, one for each row; or those of several models by name, side by side.
+        titles: What stands over each row; None: its task.
 
     Raises:
-        ValueError: If the two differ in length or are empty.
+        ValueError: If rows and predictions differ in length or are empty.
     """
-    if len(rows) != len(predictions) or not rows:
-        raise ValueError(f"one prediction for each row, got {len(rows)} rows and {len(predictions)} predictions.")
-    figure = Figure(figsize=(_WIDTH, _ROW_HEIGHT * len(rows)), dpi=DPI)
+    models = predictions if isinstance(predictions, Mapping) else {"prediction": predictions}
+    counts = [len(answers) for answers in models.values()]
+    if not rows or set(counts) != {len(rows)}:
+        given = " and ".join(map(str, counts)) or "no"
+        raise ValueError(f"one prediction for each row, got {len(rows)} rows and {given} predictions.")
+    width = _WIDTH * (1.3 + 1 + len(models)) / 3.3
+    figure = Figure(figsize=(width, _ROW_HEIGHT * len(rows)), dpi=DPI)
     FigureCanvasAgg(figure)
     cases = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for case, row, answer in zip(cases, rows, predictions, strict=True):
-        _draw_case(case, row, answer)
+    for i, (case, row) in enumerate(zip(cases, rows, strict=True)):
+        answers = {name: several[i] for name, several in models.items()}
+        _draw_case(case, row, answers, titles[i] if titles else "")
     save_figure(figure, path)

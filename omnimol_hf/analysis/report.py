@@ -1,5 +1,6 @@
-"""Scores as a table for the terminal and as a JSON file."""
+"""Scores as a table for the terminal, as a JSON file and as a CSV file."""
 
+import csv
 import json
 import os
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ HEADLINES = {
     "text": ("rouge-l", "bleu-2"),
     "procedure": ("rouge-l", "accuracy@50"),
 }
+_FIELDS = ("value", "baseline", "low", "high", "n")
 _COLUMNS = ("task", "metric", "score", "95 % interval", "baseline", "better?", "readable", "rows")
 _NOTE = (
     "strict protocol: every row counts, an unreadable answer is a miss; mae: lower is better\n"
@@ -43,8 +45,8 @@ def is_better(metric: str, fields: Mapping) -> bool | None:
     return (high < baseline) if metric in LOWER_IS_BETTER else (low > baseline)
 
 
-def _figure(value: float | None) -> str:
-    """Four significant digits at most, without exponents in the range that scores have."""
+def figure_text(value: float | None) -> str:
+    """A score as tables print it, without exponents in the range that scores have; `-` for none."""
     if value is None:
         return "-"
     if abs(value) >= 1e6:
@@ -58,7 +60,8 @@ def _verdict(metric: str, fields: Mapping) -> str:
     return {True: "yes", False: "no", None: "~"}[is_better(metric, fields)]
 
 
-def _readable_share(metrics: Mapping[str, Mapping]) -> float:
+def readable_share(metrics: Mapping[str, Mapping]) -> float:
+    """The share of a task's answers that could be read (`strict`)."""
     for name in ("validity", "valid_answer_rate"):
         if name in metrics:
             return metrics[name]["value"]
@@ -73,16 +76,18 @@ def _table_rows(results: Results) -> list[tuple[str, ...]]:
         for place, metric in enumerate(HEADLINES[task.answer]):
             fields = metrics[metric]
             unit = f" ({short_unit(task)})" if metric == "mae" and short_unit(task) else ""
-            interval = "-" if fields["low"] is None else f"{_figure(fields['low'])} to {_figure(fields['high'])}"
+            interval = (
+                "-" if fields["low"] is None else f"{figure_text(fields['low'])} to {figure_text(fields['high'])}"
+            )
             rows.append(
                 (
                     name if place == 0 else "",
                     metric + unit,
-                    _figure(fields["value"]),
+                    figure_text(fields["value"]),
                     interval,
-                    _figure(fields["baseline"]),
+                    figure_text(fields["baseline"]),
                     _verdict(metric, fields),
-                    f"{100 * _readable_share(metrics):.0f} %" if place == 0 else "",
+                    f"{100 * readable_share(metrics):.0f} %" if place == 0 else "",
                     str(fields["n"]) if place == 0 else "",
                 )
             )
@@ -116,4 +121,25 @@ def write_results(results: Results, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.write_text(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def write_csv(models: Mapping[str, Results], path: str | Path) -> None:
+    """Writes the scores of several models as one CSV file, a line for each model, task, protocol and metric.
+
+    Args:
+        models: Name -> `results` of each.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with draft.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("model", "task", "protocol", "metric", *_FIELDS, "misses"))
+        for model, results in models.items():
+            for task, protocols in results.items():
+                for protocol, metrics in protocols.items():
+                    for metric, fields in metrics.items():
+                        values = [fields[name] for name in _FIELDS]
+                        misses = json.dumps(fields["misses"], ensure_ascii=False)
+                        writer.writerow((model, task, protocol, metric, *values, misses))
     draft.replace(path)

@@ -69,6 +69,15 @@ def test_the_scores_in_the_metadata_are_the_measured_ones(checkpoint, results, t
     assert {"chemistry", "molecules", "selfies", "moe"} <= set(data.tags)
 
 
+def test_scores_are_of_the_data_that_they_were_measured_on(checkpoint, results, tmp_path):
+    trained = settings(tmp_path, dataset="org/trained-on")
+    (entry, *_) = model_card(checkpoint, results, trained, "org/omni-mol").data.eval_results
+    assert (entry.dataset_type, entry.dataset_split) == ("org/trained-on", "test")
+    (tmp_path / "run.json").write_text(json.dumps({"data": {"dataset": "org/scored-on", "split": "validation"}}))
+    (entry, *_) = model_card(checkpoint, results, trained, "org/omni-mol").data.eval_results
+    assert (entry.dataset_type, entry.dataset_split) == ("org/scored-on", "validation")
+
+
 def test_each_score_stands_beside_its_baseline(checkpoint, results):
     fields = json.loads(results.read_text())["molecular_weight"]["strict"]["mae"]
     text = str(model_card(checkpoint, results, None, "lab/omni-mol"))
