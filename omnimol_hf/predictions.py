@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -125,6 +126,16 @@ def read_predictions(path: Path, rows: Rows | None = None, about: Mapping[str, A
     if rows is not None:
         _check_rows(lines, rows, path)
     return lines
+
+
+def add_scores(path: Path, rho: Sequence[float]) -> None:
+    """Put beside each answer of a file its normalised score `rho` in [0, 1]; null where the reference is unreadable.
+
+    Args:
+        rho: in the order of the lines, NaN where there is none; see `omnimol_hf.scoring.row_scores`.
+    """
+    lines = zip(list(_lines(path)), rho, strict=True)
+    _write_whole(path, [line | {"rho": None if math.isnan(score) else score} for line, score in lines])
 
 
 def _lines(path: Path, torn: bool = False) -> Iterable[dict[str, Any]]:

@@ -107,7 +107,7 @@ class RunArguments:
         if self.tasks is not None:
             parse_mixture(self.tasks)  # a misspelt task is told before anything is loaded
         for task in self.mixture or {}:
-            _refuse_unknown(task, ALL_TASKS, "mixture", "task")
+            refuse_unknown(task, ALL_TASKS, "mixture", "task")
         if self.selects and self.selects.kind != "all" and self.mixture:
             raise ValueError("a run has 'mixture' or 'selection', not both: the selection decides how tasks are mixed")
         if not 0 < self.proportion <= 1:
@@ -177,14 +177,14 @@ def parse_run(
     known = {action.dest for action in parser._actions}
     given = [word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")]
     for key in given:
-        _refuse_unknown(key, known, "the command line")
+        refuse_unknown(key, known, "the command line")
     if default is not None:
         parser.set_defaults(config=[default])
     paths = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])[0].config
     settings = read_settings(paths)
     where = " and ".join(map(str, paths))
     for key in settings:
-        _refuse_unknown(key, known, where)
+        refuse_unknown(key, known, where)
     parser.set_defaults(remove_unused_columns=False, report_to="tensorboard", **settings)
     try:
         run, training, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
@@ -206,9 +206,14 @@ def parse_run(
     return run, training, {k: v for k, v in sorted(chosen.items()) if k not in ("config", "output_dir")}
 
 
-def _refuse_unknown(
+def refuse_unknown(
     key: str, known: Sequence[str] | Mapping[str, Any] | set[str], where: str, kind: str = "setting"
 ) -> None:
+    """Stop for a key that is not known, with the nearest one that is.
+
+    Raises:
+        SystemExit: naming where the key stands.
+    """
     if key not in known:
         near = get_close_matches(key, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

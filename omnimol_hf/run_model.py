@@ -155,9 +155,11 @@ def load_projector(model: OmniMolForCausalLM, path: Path) -> None:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def checkpoint_folder(model: str, *patterns: str) -> Path:
-    """The folder of a local checkpoint, or of those files of a hub repository that match the patterns."""
-    return Path(model) if Path(model).is_dir() else Path(snapshot_download(model, allow_patterns=list(patterns)))
+def _legal_folder(model: str) -> Path:
+    """The folder with the licence and notices of a checkpoint, which may be on the hub."""
+    if Path(model).is_dir():
+        return Path(model)
+    return Path(snapshot_download(model, allow_patterns=["LICEN*", "NOTICE*", "USE*"]))
 
 
 def save_trained(trainer: OmniMolTrainer, start: str, folder: Path) -> None:
@@ -168,10 +170,10 @@ def save_trained(trainer: OmniMolTrainer, start: str, folder: Path) -> None:
     """
     model, adapter = folder / "model", folder / "adapter"
     if not isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel):
-        trainer.save_whole_model(model, checkpoint_folder(start, "LICEN*", "NOTICE*", "USE*"))
+        trainer.save_whole_model(model, _legal_folder(start))
         return
     if not adapter.exists():
-        trainer.save_whole_model(adapter, checkpoint_folder(start, "LICEN*", "NOTICE*", "USE*"))
+        trainer.save_whole_model(adapter, _legal_folder(start))
     if trainer.args.should_save:
         with stops_plainly("the model", model), whole_folder(model) as aside:
             merged = aside / "merged"

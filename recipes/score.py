@@ -31,9 +31,8 @@ from omnimol_hf.analysis.report import results_table, write_results
 from omnimol_hf.analysis.score_report import ScoredModel, write_report
 from omnimol_hf.generation import GenerationSettings
 from omnimol_hf.loading import load_model
-from omnimol_hf.predictions import read_predictions
-from omnimol_hf.run import _refuse_unknown as refuse_unknown
-from omnimol_hf.run import use_all_cores
+from omnimol_hf.predictions import add_scores, read_predictions
+from omnimol_hf.run import refuse_unknown, use_all_cores
 from omnimol_hf.scoring import (
     HeldOut,
     answer_rows,
@@ -182,7 +181,9 @@ def main() -> None:
         texts = [one["answer"] for one in answers]
         results = score_answers(held.rows, texts, held.train, models[name].pop("processor").tokenizer.tokenize)
         write_results(results, folder / "results.json")
-        scored.append(ScoredModel(name, results, answers, row_scores(held.rows, texts, held.train)))
+        rho = row_scores(held.rows, texts, held.train)
+        add_scores(folder / "predictions.jsonl", rho)
+        scored.append(ScoredModel(name, results, answers, rho))
         print(f"\n{name}\n{results_table(results)}")
     device = torch.cuda.get_device_name() if state.device.type == "cuda" else platform.processor() or "CPU"
     run = {

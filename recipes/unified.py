@@ -13,8 +13,6 @@ data selection in DIR/selection.jsonl.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoProcessor, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
 from omnimol_hf import OmniMolForCausalLM, OmniMolProcessor
 from omnimol_hf.analysis.plots import draw_predictions
@@ -30,17 +28,19 @@ from omnimol_hf.analysis.report import results_table, write_results
 from omnimol_hf.analysis.training_plots import plot_selection, plot_training
 from omnimol_hf.checkpoints import global_batch
 from omnimol_hf.collation import TrainingCollator
-from omnimol_hf.generation import generate_answers
-from omnimol_hf.metrics import baseline_predictions, score_task
-from omnimol_hf.metrics.normalised import Scales, label_scales, normalised_score
-from omnimol_hf.rows import by_task
+from omnimol_hf.generation import GenerationSettings, generate_answers
+from omnimol_hf.loading import load_model
+from omnimol_hf.metrics.normalised import label_scales, normalised_score
+from omnimol_hf.predictions import add_scores, fingerprint, read_predictions
 from omnimol_hf.run import RunArguments, open_run, parse_run
 from omnimol_hf.run_model import choose_what_trains, prepare_model, save_trained, starting_folder
 from omnimol_hf.run_rows import RunRows, encode_told, prepare_rows, rows_that_fit
+from omnimol_hf.scoring import answer_rows, places_by_task, row_scores, score_answers
 from omnimol_hf.selection import RowSelection
-from omnimol_hf.tasks import ALL_TASKS
 from omnimol_hf.telemetry import TELEMETRY
 from omnimol_hf.training import ROUNDS, OmniMolTrainer, json_lines, run_callbacks, train_or_continue
+
+PREDICTIONS = "predictions.jsonl"
 
 
 def row_scorer(
@@ -99,71 +99,52 @@ def make_trainer(run: RunArguments, training: TrainingArguments, folder: Path, r
     )
 
 
-def answer_test_rows(
-    run: RunArguments, model_dir: Path, processor: OmniMolProcessor, test: dict[str, list[dict[str, Any]]]
-) -> dict[str, list[dict[str, Any]]]:
-    """Answer the held-out rows with the saved model, the one that users will load."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir).to(PartialState().device)
-    rows = [row for task_rows in test.values() for row in task_rows]
-    answers = generate_answers(model, processor, rows, run.eval_batch_size, run.max_new_tokens)
-    by_name: dict[str, list[dict[str, Any]]] = {task: [] for task in test}
-    for row, answer in zip(rows, answers, strict=True):
-        by_name[row["task"]].append(answer)
-    return by_name
+def answer_and_score(run: RunArguments, folder: Path, rows: RunRows) -> None:
+    """Answer the held-out rows with the saved model, the one that users will load, and score the answers."""
+    state = PartialState()
+    loaded = load_model(str(folder / "model"), device=state.device)
+    fitting = {task: rows_that_fit(held_out, loaded.processor, run) for task, held_out in rows.test.items()}
+    for task in [task for task, held_out in fitting.items() if not held_out]:
+        state.print(f"no held-out rows of {task} within the limits: it is not scored")
+    test = [row for held_out in fitting.values() for row in held_out]
+    about = {"dataset": run.dataset, "split": "test", "rows": len(test), "fingerprint": fingerprint(test)}
+    path = folder / PREDICTIONS
+    answer_rows(path, loaded, test, about, GenerationSettings(max_new_tokens=run.max_new_tokens), run.eval_batch_size)
+    if state.is_main_process:
+        answers = read_predictions(path, test)
+        texts = [answer["answer"] for answer in answers]
+        add_scores(path, row_scores(test, texts, rows.train))
+        results = score_answers(test, texts, rows.train, loaded.processor.tokenizer.tokenize)
+        draw(folder, answers)
+        print(results_table(results))
+        tell_how_answers_end(answers)
+        write_results(results, folder / "results.json")
 
 
-def score(
-    test: dict[str, list[dict[str, Any]]], answers: dict[str, list[dict[str, Any]]], train: Dataset, processor: Any
-) -> dict[str, Any]:
-    """task -> protocol -> metric -> value, baseline, interval and misses."""
-    train_rows = by_task(train)
-    return {
-        task: score_task(
-            ALL_TASKS[task],
-            [answer["answer"] for answer in answers[task]],
-            [row["output"] for row in rows],
-            baseline_predictions(ALL_TASKS[task], train_rows[task], rows),
-            subsets=[row["subset"] for row in rows],
-            tokenize=processor.tokenizer.tokenize,
-        )
-        for task, rows in test.items()
-    }
-
-
-def report(
-    folder: Path,
-    results: dict[str, Any],
-    test: dict[str, list[dict[str, Any]]],
-    answers: dict[str, list[dict[str, Any]]],
-    scales: Scales,
-) -> None:
-    """Print the table, and write answers with their normalised score rho, scores and pictures."""
-    with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
-        for task, rows in test.items():
-            for row, answer in zip(rows, answers[task], strict=True):
-                rho = normalised_score(row, answer["answer"], scales)
-                entry = {**row, **answer, "rho": None if math.isnan(rho) else rho}
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+def draw(folder: Path, answers: list[dict[str, Any]]) -> None:
+    """The pictures of a run: training, selection, and the first answer of each task."""
     lines = json_lines(folder / TELEMETRY)
     if any("loss" in line for line in lines):  # there is none in fewer steps than logging_steps
         plot_training(lines, folder / "training.png")
     if (folder / ROUNDS).exists():
         plot_selection(json_lines(folder / ROUNDS), folder / "selection.png")
-    shown = [(rows[0], answers[task][0]["answer"]) for task, rows in test.items()]
-    draw_predictions([row for row, _ in shown], [answer for _, answer in shown], folder / "examples.png")
-    print(results_table(results))
-    for task in answers:
-        ended = sum(answer["ended"] for answer in answers[task]) / len(answers[task])
-        distinct = len({answer["answer"] for answer in answers[task]}) / len(answers[task])
+    shown = [answers[places[0]] for places in places_by_task(answers).values()]
+    draw_predictions(shown, [one["answer"] for one in shown], folder / "examples.png")
+
+
+def tell_how_answers_end(answers: list[dict[str, Any]]) -> None:
+    """Valid answers alone could be one answer over and over, or never come to an end."""
+    for task, places in places_by_task(answers).items():
+        ended = sum(answers[i]["ended"] for i in places) / len(places)
+        distinct = len({answers[i]["answer"] for i in places}) / len(places)
         print(f"{task}: {ended:.0%} of the answers end by themselves, {distinct:.0%} are distinct")
-    write_results(results, folder / "results.json")
 
 
 def closing_words(folder: Path) -> str:
     """Where everything is, and the lines that load the model."""
     return f"""
 scores:   {folder}/results.json
-answers:  {folder}/predictions.jsonl
+answers:  {folder}/{PREDICTIONS}
 pictures: {folder}/training.png, {folder}/examples.png
 model:    {folder}/model, which these lines load:
 
@@ -191,16 +172,8 @@ def main() -> None:
         train_or_continue(trainer)
         save_trained(trainer, starting_folder(run, folder), folder)
 
-    processor = AutoProcessor.from_pretrained(folder / "model")
-    test = {task: rows_that_fit(held_out, processor, run) for task, held_out in rows.test.items()}
-    for task in [task for task, held_out in test.items() if not held_out]:
-        state.print(f"no held-out rows of {task} within the limits: it is not scored")
-        del test[task]
-    answers = answer_test_rows(run, folder / "model", processor, test)
-    if state.is_main_process:
-        scales = label_scales(rows.train.select_columns(["task", "subset", "output"]))
-        report(folder, score(test, answers, rows.train, processor), test, answers, scales)
-        print(closing_words(folder))
+    answer_and_score(run, folder, rows)
+    state.print(closing_words(folder))
 
 
 if __name__ == "__main__":
