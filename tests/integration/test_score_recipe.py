@@ -12,8 +12,8 @@ import pytest
 from model_cards.render import read_results
 from omnimol_hf.generation import GenerationSettings
 from omnimol_hf.loading import load_model
-from omnimol_hf.predictions import read_predictions
-from omnimol_hf.scoring import answer_rows, held_out_rows, score_answers
+from omnimol_hf.predictions import add_scores, read_predictions
+from omnimol_hf.scoring import answer_rows, held_out_rows, row_scores, score_answers
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -87,11 +87,12 @@ def test_two_killed_and_continued_processes_equal_one(model, dataset, tmp_path):
     settings = GenerationSettings(max_new_tokens=TOKENS)
     alone = tmp_path / "alone.jsonl"
     assert answer_rows(alone, loaded, held.rows, held.about, settings, batch_size=1) == 2 * ROWS
+    texts = [line["answer"] for line in read_predictions(alone)]
+    add_scores(alone, row_scores(held.rows, texts, held.train))
     assert (out / "predictions.jsonl").read_bytes() == alone.read_bytes()
     # all rows in one batch: the same texts
     together = tmp_path / "together.jsonl"
     answer_rows(together, loaded, held.rows, held.about, settings, batch_size=2 * ROWS)
-    texts = [line["answer"] for line in read_predictions(alone)]
     assert [line["answer"] for line in read_predictions(together)] == texts
     assert len(set(texts)) > ROWS / 2  # the model does not say the same to all
     results = json.loads((out / "results.json").read_text())

@@ -192,12 +192,27 @@ def test_the_recipe_trains_on_the_shares_and_scores_their_tasks(unified, tmp_pat
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     options = ["--dataset", str(file), "--tasks", "forward:1/reagent:0.5", "--proportion", "0.4"]
     run, training, given = settings(tmp_path, *options)
-    train, test = unified.prepare_rows(run, training)
+    train, validation, test = unified.prepare_rows(run, training)
+    assert validation is None
     assert counts(train.sort("task")) == {"forward_prediction": 36, "reagent_prediction": 9}  # of 91 and 45: 90 %
     assert set(test) == {"forward_prediction", "reagent_prediction"}
     assert given["tasks"] == "forward:1/reagent:0.5"
     run, training, _ = settings(tmp_path, *options, "--seed", "1")
-    assert ids(unified.prepare_rows(run, training)[0]) != ids(train)
+    assert ids(unified.prepare_rows(run, training).train) != ids(train)
+
+
+def test_validation_rows_are_a_share_of_every_task_and_not_trained_on(unified, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    options = ["--dataset", str(file), "--tasks", "forward:1/reagent:1"]
+    whole = unified.prepare_rows(*settings(tmp_path, *options)[:2]).train
+    run, training, _ = settings(tmp_path, *options, "--validation", "0.1")
+    train, validation, _ = unified.prepare_rows(run, training)
+    assert counts(validation.sort("task")) == {
+        task: round(0.1 * count) for task, count in counts(whole.sort("task")).items()
+    }
+    assert not ids(train) & ids(validation)
+    assert ids(train) | ids(validation) == ids(whole)
 
 
 @pytest.mark.parametrize(
