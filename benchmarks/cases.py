@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from benchmarks.baseline_data import prompt_text, row_graph, tokenise, tokenised_row
@@ -18,6 +19,7 @@ from benchmarks.setting import (
     BATCH,
     DROPOUT,
     Setting,
+    grouped_batches,
     move,
     moved,
     new_optimizer,
@@ -36,14 +38,16 @@ from omnimol_hf.generation import generate_answers
 from omnimol_hf.metrics import molecules
 from omnimol_hf.metrics.bootstrap import values
 from omnimol_hf.moe_omnimol import AnchorReconcileMoE
-from omnimol_hf.sampling import MixtureSampler
 
 _MOE_TOKENS = (4, 128)
 _REACTIONS, _EXACT, _BROKEN = 3000, 0.4, 0.05  # what share of the answers is right, and what share no molecule
 
 
 def train_samples(setting: Setting) -> Case:
-    """Stage 2: rows to batches to optimiser steps. The product encoded its rows once, before the first epoch."""
+    """Stage 2: rows to batches to optimiser steps. The product encoded its rows once, before the first epoch.
+
+    A round is a part of an epoch and the next round another one, so that together they go through the same rows.
+    """
     encoded, baseline_rows = setting.encoded(), setting.baseline_rows()
     ours, theirs = setting.collators()
     product = setting.product()
@@ -56,23 +60,37 @@ def train_samples(setting: Setting) -> Case:
         moved(theirs([baseline_rows[i] for i in first]), setting.device),
     )
     optimizers = new_optimizer(product, fused=True), new_optimizer(baseline, fused=False)
-    sampler = MixtureSampler(list(encoded["task"]), encoded["length"], BATCH)
-    generator = torch.Generator().manual_seed(0)
+    parts = setting.size.parts
+    grouped = grouped_batches(encoded)
+    shuffled = random_batches(len(encoded), torch.Generator().manual_seed(0))
+    done = {"product": 0, "baseline": 0}
+
+    def part(side: str, batches: Sequence[list[int]]) -> Sequence[list[int]]:
+        """The next part of the epoch: batches of all lengths."""
+        done[side] += 1
+        return batches[done[side] % parts :: parts]
 
     def train_product() -> None:
-        for batch in DataLoader(encoded, BATCH, sampler=sampler, collate_fn=ours):
+        for batch in DataLoader(encoded, batch_sampler=part("product", grouped), collate_fn=ours):
             train_step(product, product_loss(product, moved(batch, setting.device)), optimizers[0])
-        sampler.set_epoch(sampler.epoch + 1)
 
     def train_baseline() -> None:
-        batches = random_batches(len(baseline_rows), generator)
-        for batch in DataLoader(baseline_rows, batch_sampler=batches, collate_fn=theirs):
+        for batch in DataLoader(baseline_rows, batch_sampler=part("baseline", shuffled), collate_fn=theirs):
             train_step(baseline, baseline(**moved(batch, setting.device)).loss, optimizers[1])
 
-    count = len(encoded)
-    about = {"size": setting.size_name, "rows": count, "batch": BATCH, "dropout": DROPOUT} | _lengths(encoded)
-    about["share_left_out"] = round(1 - count / setting.train_rows.looked_at, 3)
-    return Case("train_samples", "rows/s", 4, rate(count, train_product), rate(count, train_baseline), errors, about)
+    count = BATCH * len(grouped[::parts])
+    about = {"size": setting.size_name, "rows": len(encoded), "rows_a_round": count, "batch": BATCH}
+    about |= {"dropout": DROPOUT, "padding_product": padding(encoded, grouped)} | _lengths(encoded)
+    about["padding_baseline"] = padding(encoded, shuffled)
+    about["share_left_out"] = round(1 - len(encoded) / setting.train_rows.looked_at, 3)
+    timed = rate(count, train_product), rate(count, train_baseline)
+    return Case("train_samples", "rows/s", 4, *timed, errors, about, warm=True)
+
+
+def padding(encoded: Dataset, batches: Sequence[list[int]]) -> float:
+    """What share of a batch is padding on average."""
+    lengths = np.asarray(encoded["length"][:])
+    return round(1 - lengths.sum() / sum(len(batch) * lengths[batch].max() for batch in batches), 3)
 
 
 def _lengths(encoded: Any) -> dict[str, int]:
@@ -84,10 +102,8 @@ def train_memory(setting: Setting) -> Case:
     """Peak memory of training on the same rows: the product's largest batch against the baseline's largest."""
     encoded, baseline_rows = setting.encoded(), setting.baseline_rows()
     ours, theirs = setting.collators()
-    order = list(MixtureSampler(list(encoded["task"]), encoded["length"], BATCH))
-    batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
     lengths = np.asarray(encoded["length"][:])
-    largest = max(batches, key=lambda batch: len(batch) * lengths[batch].max())
+    largest = grouped_batches(encoded)[-1]
     shuffled = random_batches(len(encoded), torch.Generator().manual_seed(0))
     other = max(shuffled, key=lambda batch: len(batch) * lengths[batch].max())
     batch = {

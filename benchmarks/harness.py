@@ -27,6 +27,7 @@ class Case:
         about: what was measured: rows, tokens, sizes.
         most_rounds: for what comes out nearly the same each time.
         less_is_better: for bytes.
+        warm: whether a first round is counted, because working out the errors did the same work before.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case:
     about: dict[str, Any] = field(default_factory=dict)
     most_rounds: int | None = None
     less_is_better: bool = False
+    warm: bool = False
 
 
 def rate(amount: float, work: Callable[[], Any]) -> Callable[[], float]:
@@ -59,10 +61,10 @@ def _wait() -> None:
 
 
 def measure(case: Case, rounds: int) -> dict[str, Any]:
-    """Run a case in alternating rounds, the two sides taking turns in going first; one round before is not counted."""
+    """Run a case in alternating rounds, the two sides taking turns in going first; the first one does not count."""
     rounds = min(rounds, case.most_rounds or rounds)
     pairs = []
-    for number in range(rounds + 1):
+    for number in range(rounds + (not case.warm)):
         if number % 2:
             baseline = case.baseline()
             product = case.product()
@@ -70,7 +72,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
             product = case.product()
             baseline = case.baseline()
         pairs.append((product, baseline))
-    pairs = pairs[1:]
+    pairs = pairs[-rounds:]
     ratios = [product / baseline for product, baseline in pairs]
     return {
         "name": case.name,

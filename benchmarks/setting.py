@@ -21,6 +21,7 @@ from omnimol_hf.collation import TrainingCollator, encode_rows
 from omnimol_hf.from_scratch import new_model, new_processor
 from omnimol_hf.processing_omnimol import OmniMolProcessor
 from omnimol_hf.rows import load_rows
+from omnimol_hf.sampling import MixtureSampler
 
 BATCH = 8
 DROPOUT = 0.05  # of adapters and experts, Table 4; switched off where results are compared
@@ -29,12 +30,13 @@ MAX_LENGTH = 1024  # longer rows are left out: one of them would decide how long
 
 @dataclass(frozen=True)
 class Size:
-    """A model's size, and how many rows a round has at it."""
+    """A model's size, and how many rows are used at it; a round of training takes one of so many parts of an epoch."""
 
     vocab_size: int
     rank: int
     text: dict[str, Any]
     train_rows: int
+    parts: int
     answer_rows: int
     new_tokens: int
 
@@ -56,8 +58,8 @@ def _text(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int
 
 
 SIZES = {
-    "quickstart": Size(1024, 8, _text(128, 256, 4, 4, 2), train_rows=256, answer_rows=64, new_tokens=64),
-    "mid": Size(32_000, 64, _text(512, 2048, 8, 8, 4), train_rows=64, answer_rows=32, new_tokens=32),
+    "quickstart": Size(1024, 8, _text(128, 256, 4, 4, 2), train_rows=512, parts=4, answer_rows=64, new_tokens=64),
+    "mid": Size(32_000, 64, _text(512, 2048, 8, 8, 4), train_rows=512, parts=16, answer_rows=32, new_tokens=32),
 }
 
 
@@ -217,6 +219,13 @@ def train_step(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer)
 
 def new_optimizer(model: nn.Module, fused: bool) -> torch.optim.AdamW:
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=8e-5, fused=fused)
+
+
+def grouped_batches(encoded: Dataset) -> list[list[int]]:
+    """The product's batches of an epoch, the shortest first."""
+    order = list(MixtureSampler(list(encoded["task"]), encoded["length"], BATCH))
+    lengths = np.asarray(encoded["length"][:])
+    return sorted((order[i : i + BATCH] for i in range(0, len(order), BATCH)), key=lambda batch: lengths[batch].max())
 
 
 def random_batches(count: int, generator: torch.Generator) -> Sequence[list[int]]:
