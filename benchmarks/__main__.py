@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     setting = Setting(options.dataset, options.size, "cuda" if options.suite == "gpu" else "cpu")
     path = options.results / f"{options.suite}.json"
     for name in options.only:
-        result = measure(CASES[name](setting), options.rounds) | {"size": options.size, "machine": machine()}
+        result = {"size": options.size, "machine": machine()} | measure(CASES[name](setting), options.rounds)
         print(line(result), flush=True)
         save(path, result)
         gc.collect()

@@ -27,6 +27,7 @@ class Case:
         about: what was measured: rows, tokens, sizes.
         most_rounds: for what comes out nearly the same each time.
         less_is_better: for bytes.
+        size: of what was measured, where it is not the size that was asked for.
         warm: whether a first round is counted, because working out the errors did the same work before.
     """
 
@@ -40,6 +41,7 @@ class Case:
     most_rounds: int | None = None
     less_is_better: bool = False
     warm: bool = False
+    size: str | None = None
 
 
 def rate(amount: float, work: Callable[[], Any]) -> Callable[[], float]:
@@ -74,7 +76,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
         pairs.append((product, baseline))
     pairs = pairs[-rounds:]
     ratios = [product / baseline for product, baseline in pairs]
-    return {
+    return ({"size": case.size} if case.size else {}) | {
         "name": case.name,
         "unit": case.unit,
         "product": statistics.median(product for product, _ in pairs),
