@@ -9,11 +9,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -63,6 +65,29 @@ def _by_expert(chosen: Tensor, weights: Tensor, num_experts: int) -> list[tuple[
     counts = chosen.flatten().bincount(minlength=num_experts).tolist()
     tokens = (order // chosen.shape[1]).split(counts)
     return list(zip(tokens, weights.flatten()[order].unsqueeze(-1).split(counts), strict=True))
+
+
+def _take(tensor: Tensor, rows: Tensor) -> Tensor:
+    """The rows of a tensor. All of them, as the anchor has them, are the tensor itself: `_by_expert` keeps order."""
+    return tensor if len(rows) == len(tensor) else tensor.index_select(0, rows)
+
+
+def _add(total: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Add values to rows of a tensor in place."""
+    if len(rows) == len(total):
+        total.add_(values)
+    else:
+        total.index_add_(0, rows, values)
+
+
+def _recomputed(function: Callable[..., tuple[Tensor, Tensor]], *args: Any) -> tuple[Tensor, Tensor]:
+    """Call a function of which the backward pass keeps the arguments alone and works out the rest once more.
+
+    For products element by element: they take little time, and what they keep would be most of a layer's memory.
+    """
+    if not torch.is_grad_enabled():
+        return function(*args)
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 def adaptive_gamma(
@@ -224,15 +249,22 @@ class LowRankExperts(nn.Module):
         keep = self.dropout(torch.ones_like(gate)) if self.training and self.dropout.p else None
         activation, low_rank = torch.zeros_like(gate), torch.zeros_like(hidden_states, dtype=dtype)
         for e, (rows, weight) in enumerate(_by_expert(chosen, weights, self.num_experts)):
-            low_gate, low_up = low[:, e].index_select(0, rows).split(self.rank, dim=-1)
-            gate_e = gate.index_select(0, rows) + F.linear(low_gate, self.gate_B[e].to(low.dtype))
-            up_e = up.index_select(0, rows) + F.linear(low_up, self.up_B[e].to(low.dtype))
-            weighted = (self.act_fn(gate_e) * up_e * weight).to(dtype)
-            activation = activation.index_add(0, rows, weighted)
-            dropped = weighted if keep is None else weighted * keep.index_select(0, rows)
-            low_down = F.linear(dropped, self.down_A[e].to(dtype))
-            low_rank = low_rank.index_add(0, rows, F.linear(low_down, down_b[e]).to(dtype))
+            low_gate, low_up = _take(low[:, e], rows).split(self.rank, dim=-1)
+            gate_e = _take(gate, rows) + F.linear(low_gate, self.gate_B[e].to(low.dtype))
+            up_e = _take(up, rows) + F.linear(low_up, self.up_B[e].to(low.dtype))
+            weighted, low_down = _recomputed(
+                self._activate, gate_e, up_e, weight, keep, rows, self.down_A[e].to(dtype)
+            )
+            _add(activation, rows, weighted)
+            _add(low_rank, rows, F.linear(low_down, down_b[e]).to(dtype))
         return activation, low_rank
+
+    def _activate(
+        self, gate: Tensor, up: Tensor, weight: Tensor, keep: Tensor | None, rows: Tensor, down_a: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One expert's weighted activation `(n, intermediate)`, and its product with A of down `(n, r)`."""
+        weighted = (self.act_fn(gate) * up * weight).to(down_a.dtype)
+        return weighted, F.linear(weighted if keep is None else weighted * _take(keep, rows), down_a)
 
 
 class FullExperts(nn.ModuleList):
