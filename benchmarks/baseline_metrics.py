@@ -18,7 +18,7 @@ def _flat_smiles(text: str) -> str | None:
         mol = Chem.MolFromSmiles(selfies.decoder(text))
         flat = None if mol is None else Chem.MolToSmiles(mol, isomericSmiles=False)
         return None if flat is None or Chem.MolFromSmiles(flat) is None else flat
-    except Exception:
+    except selfies.DecoderError:
         return None
 
 

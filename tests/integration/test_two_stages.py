@@ -146,14 +146,14 @@ def test_what_is_frozen_keeps_every_byte(stage_2):
 
 
 def test_the_model_is_the_backbone_with_its_adapters(stage_2):
+    """In fp64, for fp32 itself rounds the logits of weights as large as these by more than the merge does."""
     base = OmniMolForCausalLM.from_pretrained(stage_2 / "initial")
-    adapted = PeftModel.from_pretrained(base, stage_2 / "adapter").eval()
-    merged = OmniMolForCausalLM.from_pretrained(stage_2 / "model").eval()
+    adapted = PeftModel.from_pretrained(base, stage_2 / "adapter").double().eval()
+    merged = OmniMolForCausalLM.from_pretrained(stage_2 / "model").double().eval()
     batch = tiny.prompts(tiny.chat("How lipophilic?", "CCO"))
     with torch.no_grad():
         ours, theirs = merged(**batch).logits, adapted(**batch).logits
-    # The weights are large: on a new model's the difference is below 1e-6 (test_adapter_exports).
-    assert ((ours - theirs).abs().max() / theirs.abs().max()).item() < 5e-6
+    assert ((ours - theirs).abs().max() / theirs.abs().max()).item() < 1e-6
 
 
 def rounds(run: Path) -> list[dict]:
