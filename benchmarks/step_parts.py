@@ -41,6 +41,20 @@ PARTS = (
 """`adapters`: of attention and dense layers. `head and loss`: the balance loss too. The product's dispatch of tokens
 is part of its `experts`. `rest`: what autograd does between the parts."""
 
+# What useful FLOPs are for -> the part of the step that spends them.
+PART_OF = {
+    "attention projections": "attention",
+    "attention scores": "attention",
+    "adapters": "adapters",
+    "dense FFN": "dense FFN",
+    "shared FFN": "experts",
+    "low-rank experts": "experts",
+    "router": "router and dispatch",
+    "graph encoder": "graph encoder",
+    "projector": "graph encoder",
+    "head": "head and loss",
+}
+
 _SCOPE, _STEP = "part: ", "whole step"
 _BACKWARD = "autograd::engine::evaluate_function"
 Target = tuple[Any, str, str]
@@ -176,3 +190,11 @@ def attribute(events: Sequence[Any], gpu: bool = False) -> dict[str, tuple[float
     if gpu:
         seconds["rest", False] += max(0.0, whole / 1e6 - sum(seconds.values()))
     return {part: (seconds[part, False], seconds[part, True]) for part in PARTS}
+
+
+def part_floors(flops: dict[str, tuple[float, float]], rate: float) -> dict[str, float]:
+    """Seconds that each part's useful FLOPs (`benchmarks.flops`) take at a rate."""
+    floors = dict.fromkeys(PARTS, 0.0)
+    for name, both in flops.items():
+        floors[PART_OF[name]] += sum(both) / rate
+    return floors

@@ -31,24 +31,19 @@ from benchmarks.setting import (
     random_batches,
     train_step,
 )
-from benchmarks.step_parts import PARTS, baseline_targets, optimizer_targets, product_targets, profiled, scope
+from benchmarks.step_parts import (
+    PARTS,
+    baseline_targets,
+    optimizer_targets,
+    part_floors,
+    product_targets,
+    profiled,
+    scope,
+)
 from omnimol_hf.analysis.style import BLUE, GREY, INK, ORANGE, SERIES, new_figure, save_figure, tidy
 
 RESULTS = Path(__file__).parent / "results"
 SIDES = ("baseline", "product")
-# What useful FLOPs are for -> the part of the step that spends them.
-PART_OF = {
-    "attention projections": "attention",
-    "attention scores": "attention",
-    "adapters": "adapters",
-    "dense FFN": "dense FFN",
-    "shared FFN": "experts",
-    "low-rank experts": "experts",
-    "router": "router and dispatch",
-    "graph encoder": "graph encoder",
-    "projector": "graph encoder",
-    "head": "head and loss",
-}
 
 
 @dataclass
@@ -163,17 +158,12 @@ def measure_steps(setting: Setting, steps: int, rounds: int) -> dict[str, Any]:
     return result | {"largest_gap": largest_gap(result)}
 
 
-def part_floors(result: dict[str, Any]) -> dict[str, float]:
-    """Seconds that each part's useful FLOPs take at the best matmul rate."""
-    floors = dict.fromkeys(PARTS, 0.0)
-    for name, both in result["useful_flops"].items():
-        floors[PART_OF[name]] += sum(both) / result["matmul_rates"]["large square"]
-    return floors
-
-
 def largest_gap(result: dict[str, Any]) -> dict[str, Any]:
     """The part of the product that is furthest above its floor, in seconds and as a share of the step."""
-    floors, parts = part_floors(result), result["product"]["parts"]
+    floors, parts = (
+        part_floors(result["useful_flops"], result["matmul_rates"]["large square"]),
+        result["product"]["parts"],
+    )
     part = max(PARTS, key=lambda one: sum(parts[one]) - floors[one])
     gap = sum(parts[part]) - floors[part]
     return {"part": part, "seconds": gap, "share_of_step": gap / result["product"]["seconds"]}
@@ -181,7 +171,7 @@ def largest_gap(result: dict[str, Any]) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result as lines of text, milliseconds a step."""
-    floors = part_floors(result)
+    floors = part_floors(result["useful_flops"], result["matmul_rates"]["large square"])
     lines = [
         f"{'ms a step of ' + str(result['rows_a_step']) + ' rows':28s}{'before':>10s}{'after':>10s}{'floor':>10s}"
     ]
@@ -250,7 +240,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         color=INK,
     )
     tidy(pairs, "x")
-    floors = part_floors(result)
+    floors = part_floors(result["useful_flops"], result["matmul_rates"]["large square"])
     for place, part in enumerate(parts):
         for side, offset, color in zip(SIDES, (-0.2, 0.2), (GREY, BLUE), strict=True):
             forward, backward = (1e3 * one for one in result[side]["parts"][part])
