@@ -24,8 +24,8 @@ def made_up_encoded(count: int, config: OmniMolConfig, seed: int = 0) -> list[di
     chain = np.stack([np.arange(_ATOMS - 1), np.arange(1, _ATOMS)])
     rows = []
     for length in lengths:
-        ids = draw.integers(300, config.text_config.vocab_size, size=length)
-        ids[ids == config.graph_token_id] = 300
+        ids = draw.integers(16, config.text_config.vocab_size, size=length)
+        ids[ids == config.graph_token_id] = 16
         ids[10 : 10 + _ATOMS] = config.graph_token_id
         labels = np.where(np.arange(length) < length * (1 - _LABELLED), -100, ids)
         rows.append(

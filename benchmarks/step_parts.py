@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaMLP, LlamaModel
 
@@ -151,30 +152,33 @@ def profiled(work: Callable[[], Any], targets: Sequence[Target], device: str) ->
     """
     gpu = device != "cpu"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
-    with scopes(targets), profile(activities=activities, acc_events=True) as profiler, record_function(_STEP):
+    with profile(activities=activities, acc_events=True) as profiler, scopes(targets), record_function(_STEP):
         work()
+        if gpu:
+            torch.cuda.synchronize()
     return attribute(profiler.events(), gpu)
 
 
 def attribute(events: Sequence[Any], gpu: bool = False) -> dict[str, tuple[float, float]]:
-    """Give the profiler's events to parts; see `profiled`."""
-    events = [event for event in events if event.device_type.name == "CPU"]
-    parts: dict[int, str] = {}
-    of_sequence: dict[int, str] = {}
+    """Give the time of the profiler's events to parts; see `profiled`."""
     seconds: dict[tuple[str, bool], float] = defaultdict(float)
     whole = 0.0
-
-    def outer(event: Any) -> Any:
-        """The event that says where this one belongs: the innermost scope or gradient around it."""
-        while event is not None and not event.name.startswith((_SCOPE, _BACKWARD, _STEP)):
-            event = event.cpu_parent
-        return event
-
-    for event in sorted(events, key=lambda event: (event.time_range.start, -event.time_range.end)):
+    for event, part, is_gradient in owners(events):
         if event.name == _STEP:
-            whole += event.cpu_time_total
-        around = outer(event)
-        if around is None:  # on another thread than the step, and between its operations
+            whole += event.cpu_time_total / 1e6
+        seconds[part, is_gradient] += (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1e6
+    if gpu:
+        seconds["rest", False] += max(0.0, whole - sum(seconds.values()))
+    return {part: (seconds[part, False], seconds[part, True]) for part in PARTS}
+
+
+def owners(events: Sequence[Any]) -> Iterator[tuple[Any, str, bool]]:
+    """Each event of the step, its part, and whether it works out a gradient."""
+    of_sequence: dict[int, str] = {}
+    on_cpu = [event for event in events if event.device_type == DeviceType.CPU]
+    for event in sorted(on_cpu, key=lambda event: (event.time_range.start, -event.time_range.end)):
+        around = _around(event)
+        if around is None:  # before or after the step
             continue
         is_gradient = around.name.startswith(_BACKWARD)
         if around.name.startswith(_SCOPE):
@@ -184,12 +188,14 @@ def attribute(events: Sequence[Any], gpu: bool = False) -> dict[str, tuple[float
         if not is_gradient and event.sequence_nr >= 0:
             # Operations without a gradient share their number with the next one that has it, which comes last.
             of_sequence[event.sequence_nr] = part
-        parts[event.id] = part
-        time = event.self_device_time_total if gpu else event.self_cpu_time_total
-        seconds[part, is_gradient] += time / 1e6
-    if gpu:
-        seconds["rest", False] += max(0.0, whole / 1e6 - sum(seconds.values()))
-    return {part: (seconds[part, False], seconds[part, True]) for part in PARTS}
+        yield event, part, is_gradient
+
+
+def _around(event: Any) -> Any:
+    """What says where an event belongs: the innermost scope or gradient around it, or the whole step."""
+    while event is not None and not event.name.startswith((_SCOPE, _BACKWARD, _STEP)):
+        event = event.cpu_parent
+    return event
 
 
 def part_floors(flops: dict[str, tuple[float, float]], rate: float) -> dict[str, float]:
