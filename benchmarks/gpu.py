@@ -266,7 +266,8 @@ def decoding(bench: Bench, rate: float) -> dict[str, Any]:
     short, long = bench.plan.new_tokens
     result: dict[str, Any] = {"weight_bytes": weights, "memory_bytes_per_second": memory, "batches": {}}
     rows = made_up_rows(max(bench.plan.decode_batches))
-    prompt = len(bench.processor.apply_chat_template(bench.processor.row_messages(rows[0], with_answer=False)))
+    question = bench.processor.row_messages(rows[0], with_answer=False)
+    prompt = len(bench.processor.apply_chat_template(question, tokenize=True, add_generation_prompt=True))
     for batch in bench.plan.decode_batches:
 
         def answer(length: int, batch: int = batch) -> None:
