@@ -149,7 +149,7 @@ def measure_steps(setting: Setting, steps: int, rounds: int) -> dict[str, Any]:
         result[name] = {
             "seconds": step,
             "all_seconds": plain[name],
-            "profiler_costs": with_profiler / steps / step - 1,
+            "profiled_wall_seconds": with_profiler / steps,
             "parts": {part: [one * scale for one in both] for part, both in best.items()},
             "computed_flops": computed[name] / steps,
             "share_of_floor": floor / step,
@@ -160,10 +160,8 @@ def measure_steps(setting: Setting, steps: int, rounds: int) -> dict[str, Any]:
 
 def largest_gap(result: dict[str, Any]) -> dict[str, Any]:
     """The part of the product that is furthest above its floor, in seconds and as a share of the step."""
-    floors, parts = (
-        part_floors(result["useful_flops"], result["matmul_rates"]["large square"]),
-        result["product"]["parts"],
-    )
+    floors = part_floors(result["useful_flops"], result["matmul_rates"]["large square"])
+    parts = result["product"]["parts"]
     part = max(PARTS, key=lambda one: sum(parts[one]) - floors[one])
     gap = sum(parts[part]) - floors[part]
     return {"part": part, "seconds": gap, "share_of_step": gap / result["product"]["seconds"]}
