@@ -197,6 +197,10 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def draw(result: dict[str, Any], path: Path) -> None:
     """Both steps as stacked bars with the floor as a line; below, each part before and after and its own floor."""
     figure = new_figure(9.5, 8.2)
@@ -210,7 +214,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         for part in parts:
             width = 1e3 * sum(result[side]["parts"][part])
             stack.barh(place, width, left=left, color=colors[part], height=0.62, edgecolor="white", linewidth=0.5)
-            if width > 0.075 * whole:
+            if width > 0.085 * whole:
                 stack.text(
                     left + width / 2,
                     place,
@@ -223,11 +227,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
             left += width
         share = result[side]["share_of_floor"]
         stack.text(
-            left, place, f"  {left:,.0f} ms: {share:.0%} of the floor reached", va="center", fontsize=9, color=INK
+            left, place, f"  {_ms(left)} ms: {share:.0%} of the floor reached", va="center", fontsize=9, color=INK
         )
     floor = 1e3 * result["floor_seconds"]
     stack.axvline(floor, color=INK, linewidth=1.5, linestyle="--")
-    stack.text(floor, -0.62, f" floor {floor:.3g} ms", fontsize=9, color=INK, va="center")
+    stack.text(floor, -0.62, f" floor {_ms(floor)} ms", fontsize=9, color=INK, va="center")
     stack.set_yticks(range(2), ["before", "after"])
     stack.set_ylim(1.5, -0.85)
     stack.margins(x=0.33)
@@ -244,7 +248,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             forward, backward = (1e3 * one for one in result[side]["parts"][part])
             pairs.barh(place + offset, forward, 0.36, color=color)
             pairs.barh(place + offset, backward, 0.36, left=forward, color=color, alpha=0.5)
-            pairs.text(forward + backward, place + offset, f"  {forward + backward:.3g}", va="center", fontsize=8)
+            pairs.text(forward + backward, place + offset, f"  {_ms(forward + backward)}", va="center", fontsize=8)
         if floors[part]:
             pairs.plot([1e3 * floors[part]] * 2, [place - 0.42, place + 0.42], color=ORANGE, linewidth=2.5)
     pairs.set_yticks(range(len(parts)), parts)
