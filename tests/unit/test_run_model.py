@@ -51,7 +51,7 @@ def test_impossible_adapters(settings, problem):
 def test_what_trains_is_counted():
     model = tiny.model()
     run = RunArguments(model="x", adapter={"r": 2, "lora_dropout": 0.0})
-    adapted, counts = choose_what_trains(model, run)
+    adapted, counts = choose_what_trains(model, run, tiny.processor())
     every = sum(p.numel() for p in adapted.parameters()) + sum(b.numel() for b in model.model.graph_encoder.buffers())
     assert sum(counts.values()) == every
     assert sum(p.numel() for p in adapted.parameters() if p.requires_grad) == every - counts["frozen"]
