@@ -54,6 +54,7 @@ class AdaptiveLoraModel(LoraModel):
         # PEFT calls this for each new adapter before its weights are loaded, which bf16 copies would round.
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
         _keep_in_fp32(self.model, adapter_name)
+        make_rows_cheap(self.model, adapter_name)
         config = self.peft_config[adapter_name]
         for deltas in adapted_deltas(self.model, adapter_name):
             deltas.dropout.p = config.lora_dropout
