@@ -34,19 +34,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, selfies_units: bool =
     Args:
         texts: what it is trained on.
         vocab_size: tokens in all, special ones and the 256 bytes included.
-        selfies_units: False: its units are GPT-2's, much like Llama-3's. They cut SELFIES symbols into pieces, as the
-            tokenizer of any published language model does.
+        selfies_units: False: SELFIES symbols are no units but brackets, words and digits, as to the tokenizers of
+            published language models.
     """
     tokenizer = Tokenizer(models.BPE())
-    if selfies_units:
-        units = Regex(r"\[[^\[\]\s]+\]| ?\d| ?\p{L}+|\s*[\r\n]+| ?[^\s\p{L}\d\[]+|\s+|\[")
-        steps = [
+    symbol, other = (r"\[[^\[\]\s]+\]|\[|", r"\[") if selfies_units else ("", "")
+    units = Regex(symbol + rf" ?\d| ?\p{{L}}+|\s*[\r\n]+| ?[^\s\p{{L}}\d{other}]+|\s+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
             pre_tokenizers.Split(units, behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
