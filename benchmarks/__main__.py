@@ -1,7 +1,7 @@
 """Product against baseline: `python -m benchmarks --suite cpu --dataset DIR`.
 
 The baseline computes the same function in the way of the authors' code; loss and gradients of both are compared before
-anything is timed. `train_samples_selfies_tokens` will follow with the SELFIES vocabulary.
+anything is timed.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from peft.utils import ModulesToSaveWrapper
+from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.activations import ACT2FN
@@ -263,6 +263,10 @@ def _expert_layers(moe: AnchorReconcileMoE, deltas: LowRankExperts, expert: int)
 def gradient_pairs(product: PeftModel, baseline: BaselineModel) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The product's gradients, and the baseline's in the same shape: every trained parameter of the product once."""
     source = product.get_base_model()
+    embeddings = source.get_input_embeddings()
+    if isinstance(embeddings, TrainableTokensWrapper):
+        rows = baseline.llama.model.embed_tokens.weight.grad[embeddings.token_adapter.token_indices[ADAPTER]]
+        yield "selfies_tokens", _gradient(embeddings.token_adapter.trainable_tokens_delta[ADAPTER]), rows
     for (name, ours), theirs in zip(
         active(source.model.projector).named_parameters(), baseline.projector.parameters(), strict=True
     ):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from benchmarks.baseline_data import prompt_text, row_graph, tokenise, tokenised_row
@@ -45,15 +44,19 @@ _MOE_TOKENS = (4, 128)
 _REACTIONS, _EXACT, _BROKEN = 3000, 0.4, 0.05  # what share of the answers is right, and what share no molecule
 
 
-def train_samples(setting: Setting) -> Case:
+def train_samples(setting: Setting, other: Setting | None = None) -> Case:
     """Stage 2: rows to batches to optimiser steps. The product encoded its rows once, before the first epoch.
 
     A round is a part of an epoch and the next round another one, so that together they go through the same rows.
+
+    Args:
+        other: with what vocabulary the baseline is timed on the same rows; None: the product's.
     """
     encoded, baseline_rows = setting.encoded(), setting.baseline_rows()
     ours, theirs = setting.collators()
     product = setting.product()
     baseline = setting.baseline(product)
+    baseline.llama.model.embed_tokens.requires_grad_(other is not None)  # their gradient is one to compare
     first = list(range(BATCH))
     errors = training_errors(
         product,
@@ -61,6 +64,11 @@ def train_samples(setting: Setting) -> Case:
         moved(ours([encoded[i] for i in first]), setting.device),
         moved(theirs([baseline_rows[i] for i in first]), setting.device),
     )
+    lengths = np.asarray(encoded["length"][:])
+    if other is not None:
+        baseline_rows, theirs = other.baseline_rows(), other.collators()[1]
+        baseline = other.baseline(other.product())
+        lengths = np.asarray(other.encoded()["length"][:])
     optimizers = new_optimizer(product, fused=True), new_optimizer(baseline, fused=False)
     parts = setting.size.parts
     grouped = grouped_batches(encoded)
@@ -82,16 +90,27 @@ def train_samples(setting: Setting) -> Case:
 
     count = BATCH * len(grouped[::parts])
     about = {"size": setting.size_name, "rows": len(encoded), "rows_a_round": count, "batch": BATCH}
-    about |= {"dropout": DROPOUT, "padding_product": padding(encoded, grouped)} | _lengths(encoded)
-    about["padding_baseline"] = padding(encoded, shuffled)
+    about |= {"dropout": DROPOUT, "padding_product": padding(encoded["length"][:], grouped)} | _lengths(encoded)
+    about |= {"padding_baseline": padding(lengths, shuffled), "tokens_median_baseline": int(np.median(lengths))}
+    about["rows_shrink"] = round(float(lengths.mean() / np.mean(encoded["length"][:])), 2)
     about["share_left_out"] = round(1 - len(encoded) / setting.train_rows.looked_at, 3)
     timed = rate(count, train_product), rate(count, train_baseline)
     return Case("train_samples", "rows/s", 4, *timed, errors, about, warm=True)
 
 
-def padding(encoded: Dataset, batches: Sequence[list[int]]) -> float:
+def train_samples_selfies_tokens(setting: Setting) -> Case:
+    """The same with SELFIES symbols as tokens of the product alone: a language model's own vocabulary cuts them.
+
+    Loss and gradients are compared with a baseline that is fed with the product's tokens.
+    """
+    case = train_samples(*setting.with_selfies_tokens())
+    case.name, case.goal = "train_samples_selfies_tokens", 6
+    return case
+
+
+def padding(lengths: Sequence[int], batches: Sequence[list[int]]) -> float:
     """What share of a batch is padding on average."""
-    lengths = np.asarray(encoded["length"][:])
+    lengths = np.asarray(lengths)
     return round(1 - lengths.sum() / sum(len(batch) * lengths[batch].max() for batch in batches), 3)
 
 
@@ -314,6 +333,7 @@ CASES: dict[str, Callable[[Setting], Case]] = {
     case.__name__: case
     for case in (
         train_samples,
+        train_samples_selfies_tokens,
         moe_layer,
         train_memory,
         bulk_answers,

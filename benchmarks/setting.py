@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from omnimol_hf.from_scratch import new_model, new_processor
 from omnimol_hf.processing_omnimol import OmniMolProcessor
 from omnimol_hf.rows import load_rows
 from omnimol_hf.sampling import MixtureSampler
+from omnimol_hf.selfies_tokens import add_symbols, selfies_symbols, selfies_token_ids
 
 BATCH = 8
 DROPOUT = 0.05  # of adapters and experts, Table 4; switched off where results are compared
@@ -116,9 +118,25 @@ class Setting:
         self.size_name, self.size, self.device = size, SIZES[size], device
         splits = load_rows(dataset)
         self.train, self.test = splits["train"], splits["test"]
-        texts = self.train.shuffle(seed=1).select(range(min(4000, len(self.train))))
-        self.processor = new_processor(texts, self.size.vocab_size)
+        self.processor = self.new_processor()
         self.train_rows = pick_rows(self.train, self.size.train_rows, self.processor)
+
+    def new_processor(self, selfies_units: bool = True) -> OmniMolProcessor:
+        """A processor whose tokenizer is trained on some of the rows; see `train_tokenizer`."""
+        texts = self.train.shuffle(seed=1).select(range(min(4000, len(self.train))))
+        return new_processor(texts, self.size.vocab_size, selfies_units)
+
+    def with_selfies_tokens(self) -> tuple[Setting, Setting]:
+        """The product's setting, in which SELFIES symbols are tokens, and the baseline's, on the same rows.
+
+        Both have a tokenizer that cuts SELFIES symbols into pieces, as that of a published language model does.
+        """
+        plain, short = copy.copy(self), copy.copy(self)
+        plain.processor = self.new_processor(selfies_units=False)
+        plain.train_rows = short.train_rows = pick_rows(self.train, self.size.train_rows, plain.processor)
+        short.processor = copy.deepcopy(plain.processor)
+        add_symbols(short.processor.tokenizer, selfies_symbols(self.train))
+        return short, plain
 
     def product(self, dropout: float = DROPOUT) -> PeftModel:
         """The product in training mode, every trained parameter away from its start."""
@@ -141,9 +159,10 @@ class Setting:
 
 def make_product(processor: OmniMolProcessor, size: Size, dropout: float) -> PeftModel:
     """A random model of a size with stage 2's adapters, moved as if it had been trained."""
-    text = size.text | {"vocab_size": size.vocab_size}
+    token_ids = selfies_token_ids(processor.tokenizer)
+    text = size.text | {"vocab_size": size.vocab_size + len(token_ids)}
     model = new_model(processor, text, expert_rank=size.rank)
-    adapted = add_adapters(model, AdaptiveLoraConfig(r=size.rank, lora_dropout=dropout))
+    adapted = add_adapters(model, AdaptiveLoraConfig(r=size.rank, lora_dropout=dropout), token_ids=token_ids)
     move(adapted)
     return adapted.train()
 

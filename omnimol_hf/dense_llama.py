@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -24,8 +23,6 @@ from omnimol_hf.configuration_omnimol import known_llama_keys
 from omnimol_hf.from_scratch import SPECIAL_TOKENS
 from omnimol_hf.modeling_omnimol import OmniMolForCausalLM
 from omnimol_hf.stored_weights import stored_tensors
-
-_DOWNLOADED = ["*.safetensors", "*.json", "tokenizer*", "README.md", "LICEN*", "NOTICE*", "Notice*", "USE_POLICY*"]
 
 
 class DenseLlama:
@@ -99,16 +96,6 @@ class DenseLlama:
         return tokenizer
 
 
-def local_folder(backbone: str | Path) -> Path:
-    """The backbone's folder; a hub id is downloaded to the hub's cache, weights in safetensors only."""
-    if Path(backbone).is_dir():
-        return Path(backbone)
-    try:
-        return Path(snapshot_download(str(backbone), allow_patterns=_DOWNLOADED, ignore_patterns=["*/*", "consolid*"]))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"backbone {str(backbone)!r} is no folder and cannot be downloaded: {error}") from error
-
-
 def extract_llama(model: str | Path, out: str | Path) -> None:
     """Save the language model of an Omni-Mol checkpoint, with its tokenizer, as a plain Llama checkpoint.
 
@@ -142,4 +129,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     main()
 
-__all__ = ["DenseLlama", "extract_llama", "local_folder"]
+__all__ = ["DenseLlama", "extract_llama"]

@@ -26,7 +26,7 @@ SPECIAL_TOKENS = (
 )
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, selfies_units: bool = True) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer that carries Llama-3's special tokens.
 
     Words, SELFIES symbols and single digits are its units: merges never cross them.
@@ -34,9 +34,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     Args:
         texts: what it is trained on.
         vocab_size: tokens in all, special ones and the 256 bytes included.
+        selfies_units: False: SELFIES symbols are no units but brackets, words and digits, as to the tokenizers of
+            published language models.
     """
     tokenizer = Tokenizer(models.BPE())
-    units = Regex(r"\[[^\[\]\s]+\]| ?\d| ?\p{L}+|\s*[\r\n]+| ?[^\s\p{L}\d\[]+|\s+|\[")
+    symbol, other = (r"\[[^\[\]\s]+\]|\[|", r"\[") if selfies_units else ("", "")
+    units = Regex(symbol + rf" ?\d| ?\p{{L}}+|\s*[\r\n]+| ?[^\s\p{{L}}\d{other}]+|\s+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(units, behavior="isolated"),
@@ -70,12 +73,14 @@ def row_texts(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
         yield row["output"]
 
 
-def new_processor(rows: Iterable[dict[str, Any]], vocab_size: int, **kwargs: Any) -> OmniMolProcessor:
-    """A processor whose tokenizer is trained on dataset rows and on the chat's fixed text."""
+def new_processor(
+    rows: Iterable[dict[str, Any]], vocab_size: int, selfies_units: bool = True, **kwargs: Any
+) -> OmniMolProcessor:
+    """A processor whose tokenizer is trained on dataset rows and on the chat's fixed text; see `train_tokenizer`."""
     placeholder = OmniMolProcessor(train_tokenizer([], len(SPECIAL_TOKENS) + 256), task_prompts=task_prompts())
     frame = placeholder.apply_chat_template([{"role": "user", "content": ""}], add_generation_prompt=True)
     texts = list(row_texts(rows))
-    tokenizer = train_tokenizer([frame] * len(texts) + texts, vocab_size)
+    tokenizer = train_tokenizer([frame] * len(texts) + texts, vocab_size, selfies_units)
     return OmniMolProcessor(tokenizer, task_prompts=task_prompts(), **kwargs)
 
 

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_bitsandbytes_available
 
-import omnimol_hf.adapters  # noqa: F401  (makes adaptive LoRA known to PEFT)
+from omnimol_hf.adapters.export import merged_model
 from omnimol_hf.processing_omnimol import OmniMolProcessor
+from omnimol_hf.selfies_tokens import check_vocabulary
+from omnimol_hf.stored_weights import checkpoint_folder
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # Small, and in fp32 for good reasons; experts' deltas are no linear layers at all.
 _NOT_QUANTISED = ["graph_encoder", "projector", "router", "experts", "lm_head"]
@@ -59,7 +58,7 @@ def load_model(
     if is_adapter:
         base = adapter_base(folder)
         about |= {"base": str(base), "base_weights": weights_digest(base)}
-        model = _merged(base, folder, dtype)
+        model = merged_model(base, folder, dtype)
         # An adapter may come without a processor of its own.
         folder = folder if (folder / "processor_config.json").is_file() else base
     else:
@@ -68,21 +67,9 @@ def load_model(
     about["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     if not quantise:
         model = model.to(device)
-    return LoadedModel(model.eval(), AutoProcessor.from_pretrained(folder), about)
-
-
-def checkpoint_folder(source: str) -> Path:
-    """The folder of a checkpoint or an adapter; one on the hub is downloaded to the hub's cache, without pickles.
-
-    Raises:
-        ValueError: if there is no such folder and no such repository.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    try:
-        return Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json", "*.jinja", "tokenizer*"]))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{source!r} is no folder and cannot be downloaded: {error}") from error
+    processor = AutoProcessor.from_pretrained(folder)
+    check_vocabulary(model, processor.tokenizer, source)
+    return LoadedModel(model.eval(), processor, about)
 
 
 def weights_digest(folder: Path) -> str:
@@ -122,21 +109,6 @@ def adapter_base(adapter: Path) -> Path:
         raise ValueError(
             f"the adapter {adapter} belongs to the model {name}, which cannot be read: {error}"
         ) from error
-
-
-def _merged(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
-    _check_type(base)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    try:
-        adapted = PeftModel.from_pretrained(model, adapter)
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"the adapter {adapter} is for another base than {base}: {error}") from error
-    # What has no place in the other one, PEFT leaves out with no more than a warning.
-    with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
-        lost = sorted(set(file.keys()) ^ get_peft_model_state_dict(adapted).keys())
-    if lost:
-        raise ValueError(f"the adapter {adapter} is for another base than {base}: only one of them has {lost[0]}")
-    return adapted.merge_and_unload(safe_merge=True)
 
 
 def _quantised(quantise: str, device: str | torch.device) -> dict[str, Any]:

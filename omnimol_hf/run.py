@@ -44,6 +44,9 @@ class RunArguments:
     )
     new_model: dict | str | None = field(default=None, metadata={"help": "instead: sizes of a small random model"})
     projector: str | None = field(default=None, metadata={"help": "projector that recipes/align.py trained"})
+    selfies_tokens: bool = field(
+        default=False, metadata={"help": "make each SELFIES symbol of the training rows one token, which trains"}
+    )
     adapter: dict | str | None = field(
         default=None,
         metadata={"help": "train adapters: kind (adaptive, lora or rslora) and settings of AdaptiveLoraConfig"},
@@ -103,6 +106,11 @@ class RunArguments:
             raise ValueError(
                 "a run has 'adapter' or 'trainable', not both: beside adapters the projector, routers and "
                 "experts train"
+            )
+        if self.selfies_tokens and self.trainable is not None and "embed_tokens" not in self.trainable:
+            raise ValueError(
+                "'selfies_tokens' makes new embeddings, which have to train: give 'adapter', or name embed_tokens in "
+                "'trainable'"
             )
         if self.tasks is not None:
             parse_mixture(self.tasks)  # a misspelt task is told before anything is loaded

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from datasets import Dataset
-from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,12 +18,21 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, TrainingArguments
 
 from omnimol_hf.adapters import AdaptiveLoraConfig, add_adapters, trainable_summary
-from omnimol_hf.adapters.export import export
+from omnimol_hf.adapters.export import export, save_model
 from omnimol_hf.checkpoints import stops_plainly, whole_folder
 from omnimol_hf.from_scratch import new_model, new_processor
+from omnimol_hf.llama_licence import copy_legal_files
 from omnimol_hf.modeling_omnimol import OmniMolForCausalLM
 from omnimol_hf.processing_omnimol import OmniMolProcessor
 from omnimol_hf.run import RunArguments
+from omnimol_hf.selfies_tokens import (
+    add_selfies_tokens,
+    add_symbols,
+    check_vocabulary,
+    selfies_symbols,
+    selfies_token_ids,
+)
+from omnimol_hf.stored_weights import checkpoint_folder
 from omnimol_hf.training import OmniMolTrainer, select_trainable
 from omnimol_hf.upcycling import upcycle
 
@@ -31,8 +40,8 @@ ADAPTER_KINDS = ("adaptive", "lora", "rslora")
 
 
 def starting_folder(run: RunArguments, folder: Path) -> str:
-    """What the run starts from: its checkpoint, or DIR/initial, where a new or upcycled model is kept."""
-    return run.model or str(folder / "initial")
+    """What the run starts from: its checkpoint, or DIR/initial, where a new, upcycled or enlarged model is kept."""
+    return run.model if run.model and not run.selfies_tokens else str(folder / "initial")
 
 
 def prepare_model(
@@ -40,33 +49,60 @@ def prepare_model(
 ) -> tuple[OmniMolForCausalLM, OmniMolProcessor]:
     """Load the model that the run starts from, with its projector of stage 1.
 
-    A new or an upcycled model is first made and saved in DIR/initial, so that a continued run and all processes have
-    the same one.
+    A new, an upcycled or an enlarged model is first made and saved in DIR/initial, so that a continued run and all
+    processes have the same one.
 
     Raises:
         ValueError: for a checkpoint that is no Omni-Mol model, a backbone that cannot become one, and a projector
             that does not fit.
     """
     source = starting_folder(run, folder)
-    if run.backbone and not Path(source).exists():
-        try:
-            upcycle(run.backbone, source, **{"seed": training.seed} | (run.upcycle or {}), check_name=False)
-        except TypeError as error:
-            raise ValueError(f"upcycle: {error}") from error
-    if run.new_model and not Path(source).exists():
-        sizes = dict(run.new_model)
-        processor = new_processor(train, sizes.pop("vocab_size"))
-        model = new_model(processor, sizes.pop("text_config"), training.seed, **sizes)
-        with whole_folder(Path(source)) as aside:
-            model.save_pretrained(aside)
-            processor.save_pretrained(aside)
-    _check_architecture(source)
-    model = AutoModelForCausalLM.from_pretrained(source)
+    if source != run.model and not Path(source).exists():
+        _make_start(run, training.seed, train, Path(source))
+    model, processor = _load(source)
     if run.projector:
         load_projector(model, Path(run.projector))
     if training.gradient_checkpointing:
         model.config.text_config.use_cache = False
-    return model, AutoProcessor.from_pretrained(source)
+    return model, processor
+
+
+def _make_start(run: RunArguments, seed: int, train: Dataset, folder: Path) -> None:
+    """Make the model that a run starts from: whole, or nothing."""
+    symbols = selfies_symbols(train) if run.selfies_tokens else []
+    if run.backbone and not symbols:
+        _upcycle(run, seed, folder)
+        return
+    with whole_folder(folder) as aside, TemporaryDirectory(dir=aside) as upcycled:
+        if run.new_model:
+            sizes = dict(run.new_model)
+            processor = new_processor(train, sizes.pop("vocab_size"), sizes.pop("selfies_units", True))
+            add_symbols(processor.tokenizer, symbols)
+            model = new_model(processor, sizes.pop("text_config"), seed, **sizes)
+        else:
+            source = run.model
+            if run.backbone:
+                source = upcycled + "/model"
+                _upcycle(run, seed, Path(source))
+            model, processor = _load(source)
+            add_selfies_tokens(model, processor, symbols)
+            copy_legal_files(checkpoint_folder(source), aside, version=None)
+        save_model(model, aside)
+        processor.save_pretrained(aside)
+
+
+def _upcycle(run: RunArguments, seed: int, folder: Path) -> None:
+    try:
+        upcycle(run.backbone, folder, **{"seed": seed} | (run.upcycle or {}), check_name=False)
+    except TypeError as error:
+        raise ValueError(f"upcycle: {error}") from error
+
+
+def _load(source: str) -> tuple[OmniMolForCausalLM, OmniMolProcessor]:
+    _check_architecture(source)
+    model, processor = AutoModelForCausalLM.from_pretrained(source), AutoProcessor.from_pretrained(source)
+    check_vocabulary(model, processor.tokenizer, source)
+    return model, processor
 
 
 def _check_architecture(source: str) -> None:
@@ -105,15 +141,18 @@ def adapter_config(settings: Mapping[str, Any]) -> LoraConfig:
     return LoraConfig(**paper | plain | {"use_rslora": kind == "rslora"})
 
 
-def choose_what_trains(model: OmniMolForCausalLM, run: RunArguments) -> tuple[nn.Module, dict[str, int]]:
-    """Put adapters on the model, or freeze all parts but the named ones.
+def choose_what_trains(
+    model: OmniMolForCausalLM, run: RunArguments, processor: OmniMolProcessor
+) -> tuple[nn.Module, dict[str, int]]:
+    """Put adapters on the model, or freeze all parts but the named ones. Beside adapters, SELFIES tokens train.
 
     Returns:
         The model to train, and what trains: the part and its number of parameters, with `"frozen"` as the last entry.
     """
     if run.adapter is None:
         return model, select_trainable(model, run.trainable)
-    adapted = add_adapters(model, adapter_config(run.adapter))
+    token_ids = selfies_token_ids(processor.tokenizer) if run.selfies_tokens else ()
+    adapted = add_adapters(model, adapter_config(run.adapter), token_ids=token_ids)
     counts = trainable_summary(adapted)
     counts["frozen"] += sum(weight.numel() for weight in model.model.graph_encoder.buffers())
     return adapted, counts
@@ -155,13 +194,6 @@ def load_projector(model: OmniMolForCausalLM, path: Path) -> None:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def _legal_folder(model: str) -> Path:
-    """The folder with the licence and notices of a checkpoint, which may be on the hub."""
-    if Path(model).is_dir():
-        return Path(model)
-    return Path(snapshot_download(model, allow_patterns=["LICEN*", "NOTICE*", "USE*"]))
-
-
 def save_trained(trainer: OmniMolTrainer, start: str, folder: Path) -> None:
     """Save DIR/model, which `AutoModel` loads without PEFT; adapters also as they are, in DIR/adapter.
 
@@ -170,10 +202,10 @@ def save_trained(trainer: OmniMolTrainer, start: str, folder: Path) -> None:
     """
     model, adapter = folder / "model", folder / "adapter"
     if not isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel):
-        trainer.save_whole_model(model, _legal_folder(start))
+        trainer.save_whole_model(model, checkpoint_folder(start))
         return
     if not adapter.exists():
-        trainer.save_whole_model(adapter, _legal_folder(start))
+        trainer.save_whole_model(adapter, checkpoint_folder(start))
     if trainer.args.should_save:
         with stops_plainly("the model", model), whole_folder(model) as aside:
             merged = aside / "merged"

@@ -1,4 +1,4 @@
-"""What a folder of safetensors holds, read from the files' headers alone."""
+"""Where a checkpoint lies, and what its safetensors hold, read from the files' headers alone."""
 
 from __future__ import annotations
 
@@ -6,8 +6,28 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+# No pickles, and nothing of folders within the repository, where some keep other formats.
+_DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "README.md", "LICEN*", "NOTICE*", "Notice*", "USE*"]
+
+
+def checkpoint_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint or an adapter; what is on the hub is downloaded to the hub's cache.
+
+    Weights come in safetensors only, the licence and notices come along.
+
+    Raises:
+        ValueError: if there is no such folder and no such repository.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=_DOWNLOADED, ignore_patterns=["*/*", "consolid*"]))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(source)!r} is no folder and cannot be downloaded: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -39,4 +59,4 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-__all__ = ["StoredTensor", "stored_tensors"]
+__all__ = ["StoredTensor", "checkpoint_folder", "stored_tensors"]

@@ -33,12 +33,13 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, logging
 
 from omnimol_hf.configuration_omnimol import PRESETS, OmniMolConfig
-from omnimol_hf.dense_llama import DenseLlama, local_folder
+from omnimol_hf.dense_llama import DenseLlama
 from omnimol_hf.graph_encoder_omnimol import OmniMolGraphEncoder, load_moleculestm
 from omnimol_hf.llama_licence import check_llama_name, copy_legal_files, llama_version
 from omnimol_hf.modeling_omnimol import OmniMolForCausalLM, build_projector
 from omnimol_hf.moe_omnimol import LowRankExperts, OmniMolRouter
 from omnimol_hf.processing_omnimol import GRAPH_TOKEN, OmniMolProcessor
+from omnimol_hf.stored_weights import checkpoint_folder
 from omnimol_hf.tasks import task_prompts
 
 logger = logging.get_logger(__name__)
@@ -84,7 +85,7 @@ def upcycle(
         raise ValueError(f"{out} exists already; give a new folder")
     if preset not in PRESETS:
         raise ValueError(f"preset is {preset!r}; expected one of {sorted(PRESETS)}")
-    dense = DenseLlama(local_folder(backbone))
+    dense = DenseLlama(checkpoint_folder(backbone))
     llama = llama_version(dense.folder, str(backbone), dense.name)
     if check_name:
         check_llama_name(llama, out.name)

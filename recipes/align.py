@@ -55,7 +55,7 @@ def prepare(
         validation = rows.validation and encode_told(rows.validation, processor, run, "validation")
         held_out = encode_told(test, processor, run, "held-out")
         mismatched = encode_told(with_other_graphs(test), processor, run, "mismatched held-out")
-    _, counts = choose_what_trains(model, run)
+    _, counts = choose_what_trains(model, run, processor)
     for part, count in counts.items():
         state.print(f"{count:>13,} parameters {'frozen' if part == 'frozen' else 'train: ' + part}")
     trainer = OmniMolTrainer(
@@ -107,9 +107,10 @@ def loss_per_token(trainer: OmniMolTrainer, rows: Dataset) -> float:
 def main() -> None:
     run, training, settings = parse_run(default="recipes/configs/align_llama3.2_1b.yaml")
     run.tasks = run.tasks or TASK
-    if {share.task for share in parse_mixture(run.tasks)} != {TASK} or run.adapter or run.trainable or run.selection:
+    forbidden = (run.adapter, run.trainable, run.selection, run.selfies_tokens)
+    if {share.task for share in parse_mixture(run.tasks)} != {TASK} or any(forbidden):
         raise SystemExit(
-            f"stage 1 trains the projector on {TASK!r}: no other task, no adapter, trainable or selection"
+            f"stage 1 trains the projector on {TASK!r}: no other task, adapter, trainable, selection or selfies_tokens"
         )
     run.trainable = ["projector"]
     with open_run(training, settings) as folder:

@@ -67,7 +67,7 @@ def make_trainer(run: RunArguments, training: TrainingArguments, folder: Path, r
     with state.main_process_first():
         encoded = encode_told(rows.train, processor, run)
         validation = rows.validation and encode_told(rows.validation, processor, run, "validation")
-    adapted, counts = choose_what_trains(model, run)
+    adapted, counts = choose_what_trains(model, run, processor)
     for part, count in counts.items():
         state.print(f"{count:>13,} parameters {'frozen' if part == 'frozen' else 'train: ' + part}")
     mixture = run.mixture and {task: run.mixture[task] for task in set(encoded["task"]) if task in run.mixture}

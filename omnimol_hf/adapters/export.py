@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import get_pattern_key
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, PreTrainedModel
@@ -28,9 +29,9 @@ from omnimol_hf.adapters.config import AdaptiveLoraConfig, AdaptivePeftType
 from omnimol_hf.adapters.layer import GAMMA_PARAMETERS
 from omnimol_hf.checkpoints import whole_folder
 from omnimol_hf.configuration_omnimol import OmniMolConfig
-from omnimol_hf.dense_llama import local_folder
 from omnimol_hf.llama_licence import copy_legal_files
 from omnimol_hf.moe_omnimol import PROJECTIONS, AnchorReconcileMoE, LowRankExperts, adaptive_gamma
+from omnimol_hf.stored_weights import checkpoint_folder
 
 FORMATS = ("folded", "merged", "full-experts")
 _OWN_KEYS = {f.name for f in fields(AdaptiveLoraConfig)} - {f.name for f in fields(LoraConfig)}
@@ -70,9 +71,9 @@ def export(adapter: str | Path, to: str, out: str | Path, base: str | Path | Non
                 shutil.copyfile(adapter / "README.md", aside / "README.md")
             copy_legal_files(adapter, aside, version=None)
         return
-    folder = local_folder(_named_base(base, adapter, settings))
+    folder = checkpoint_folder(_named_base(base, adapter, settings))
     with whole_folder(out) as aside:
-        _save_model(merged_model(folder, adapter), aside, full_experts=to == "full-experts")
+        save_model(merged_model(folder, adapter), aside, full_experts=to == "full-experts")
         if (folder / "processor_config.json").is_file():
             AutoProcessor.from_pretrained(folder).save_pretrained(aside)
         copy_legal_files(folder, aside, version=None)
@@ -138,16 +139,30 @@ def stock_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return stock | {"peft_type": "LORA", "lora_alpha": settings["r"], "alpha_pattern": settings["rank_pattern"]}
 
 
-def merged_model(base: Path, adapter: Path) -> PreTrainedModel:
-    """The base model with the adapter in its weights, and the trained deltas, routers and projector in it."""
-    model = AutoModelForCausalLM.from_pretrained(base)
-    if model.config.model_type != "omnimol":
-        raise ValueError(f"{base} is a model of type {model.config.model_type!r}; expected 'omnimol'")
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+def merged_model(base: Path, adapter: Path, dtype: str = "auto") -> PreTrainedModel:
+    """The base model with the adapter in its weights, and the trained deltas, routers, projector and tokens in it.
+
+    Raises:
+        ValueError: if the adapter was trained on another base: one of another type, vocabulary or structure.
+    """
+    kind = AutoConfig.from_pretrained(base).model_type
+    if kind != "omnimol":
+        raise ValueError(f"{base} is a model of type {kind!r}; expected 'omnimol'")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    try:
+        adapted = PeftModel.from_pretrained(model, adapter)
+    except (IndexError, KeyError, RuntimeError) as error:
+        raise ValueError(f"the adapter {adapter} is for another base than {base}: {error}") from error
+    # What has no place in the other one, PEFT leaves out with no more than a warning.
+    with safe_open(adapter / SAFETENSORS_WEIGHTS_NAME, "pt") as file:
+        lost = sorted(set(file.keys()) ^ get_peft_model_state_dict(adapted).keys())
+    if lost:
+        raise ValueError(f"the adapter {adapter} is for another base than {base}: only one of them has {lost[0]}")
+    return adapted.merge_and_unload(safe_merge=True)
 
 
-def _save_model(model: PreTrainedModel, folder: Path, full_experts: bool) -> None:
-    """Save the model, with its experts as whole networks if asked for."""
+def save_model(model: PreTrainedModel, folder: Path, full_experts: bool = False) -> None:
+    """Save a model in a folder, with its experts as whole networks if asked for."""
     weights = None
     if full_experts and model.config.expert_training == "lora":
         weights = full_expert_weights(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from omnimol_hf.adapters.config import AdaptiveLoraConfig
 from omnimol_hf.adapters.layer import GAMMA_PARAMETERS, AdaptiveLinear
+from omnimol_hf.adapters.tokens import make_rows_cheap, trained_rows
 from omnimol_hf.moe_omnimol import LowRankExperts
 
 # Attention and feed-forward layers of the language model; experts when each is a whole network. Not the head, the
@@ -53,6 +54,7 @@ class AdaptiveLoraModel(LoraModel):
         # PEFT calls this for each new adapter before its weights are loaded, which bf16 copies would round.
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
         _keep_in_fp32(self.model, adapter_name)
+        make_rows_cheap(self.model, adapter_name)
         config = self.peft_config[adapter_name]
         for deltas in adapted_deltas(self.model, adapter_name):
             deltas.dropout.p = config.lora_dropout
@@ -102,7 +104,9 @@ def adapted_deltas(model: nn.Module, adapter_name: str) -> Iterator[LowRankExper
             yield module.modules_to_save[adapter_name]
 
 
-def add_adapters(model: PreTrainedModel, config: LoraConfig, adapter_name: str = "default") -> PeftModel:
+def add_adapters(
+    model: PreTrainedModel, config: LoraConfig, adapter_name: str = "default", token_ids: Sequence[int] = ()
+) -> PeftModel:
     """Make an Omni-Mol model ready for stage 2: adapters, experts' deltas, routers and projector train, in fp32.
 
     The settings of gamma (and the dropout) hold for the deltas too: their alpha, p, range and learnable p become the
@@ -115,6 +119,8 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, adapter_name: str =
             frozen too, at LoRA's or rsLoRA's scale. Its `target_modules` and `modules_to_save` are filled in where
             they are None.
         adapter_name: the adapter's.
+        token_ids: tokens whose embeddings, and rows of a head that is not tied to them, train and are saved with the
+            adapter.
 
     Returns:
         The model in PEFT's wrapper. All else is frozen.
@@ -133,8 +139,11 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, adapter_name: str =
         config.target_modules = TARGET_MODULES
     if config.modules_to_save is None:
         config.modules_to_save = trained_modules(model)
+    if token_ids:
+        config.trainable_token_indices = trained_rows(model, token_ids)
     adapted = get_peft_model(model, config, adapter_name)
     _keep_in_fp32(adapted, adapter_name)
+    make_rows_cheap(adapted, adapter_name)
     if plain:
         for deltas in adapted_deltas(adapted, adapter_name):
             deltas.dropout.p = config.lora_dropout
@@ -161,6 +170,8 @@ def _part(path: list[str]) -> str:
     """The part of the model that a trained parameter belongs to."""
     if "modules_to_save" in path:
         return path[path.index("modules_to_save") - 1]
+    if "token_adapter" in path:
+        return "rows of " + path[path.index("token_adapter") - 1]
     if not any(piece.startswith("lora_") for piece in path):
         return path[-1]
     where = "attention" if "self_attn" in path else "expert" if "experts" in path else "feed-forward"

@@ -9,6 +9,7 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoProcessor
 
 import omnimol_hf.adapters  # noqa: F401 (makes the method known to PEFT)
 from omnimol_hf import OmniMolForCausalLM
@@ -31,6 +32,7 @@ STAGE_1 = {
 STAGE_2 = {
     "upcycle": {"graph_config": GRAPH, "expert_rank": 4, "expert_dropout": 0.0},
     "adapter": {"r": 4, "lora_dropout": 0.0},
+    "selfies_tokens": True,
     "selection": {"kind": "active", "budget": 40, "rounds": 2, "epochs": 2, "scored_rows": 4},
     "learning_rate": 8e-5,
     "per_device_train_batch_size": 4,
@@ -126,15 +128,18 @@ def test_stage_2_starts_with_the_projector_of_stage_1_and_moves_all_that_trains(
             assert tensor.abs().max() > 0, name
         else:
             assert not torch.equal(tensor, before), name
-    assert {"lora_A", "lora_B", "lora_gamma_alpha", "lora_gamma_beta", "projector", "router", "experts"} <= {
-        part for name in adapter for part in name.split(".")
-    }
+    trained = {"lora_A", "lora_B", "lora_gamma_alpha", "lora_gamma_beta", "projector", "router", "experts"}
+    assert trained | {"trainable_tokens_delta"} <= {part for name in adapter for part in name.split(".")}
 
 
 def test_what_is_frozen_keeps_every_byte(stage_2):
     """Embeddings, norms, the shared feed-forward networks, the graph encoder with its BatchNorm statistics."""
     start, end = (load_file(stage_2 / part / "model.safetensors") for part in ("initial", "model"))
     assert start.keys() == end.keys()
+    tokenizer = AutoProcessor.from_pretrained(stage_2 / "model").tokenizer
+    embeddings = [weights.pop("model.language_model.embed_tokens.weight") for weights in (start, end)]
+    moved = (embeddings[0] != embeddings[1]).any(1).nonzero().flatten().tolist()
+    assert tokenizer.convert_ids_to_tokens(moved) == ["[C]", "[O]"]
     trained = ("projector", "router", "experts", "q_proj", "k_proj", "v_proj", "o_proj")
     frozen = {name for name in start if not set(trained) & set(name.split("."))}
     dense = {name for name in frozen if ".layers.0." in name and ".mlp." in name}

@@ -66,6 +66,23 @@ def test_loss_and_gradients(dtype, text_only):
     assert errors["worst"] <= 1e-5
 
 
+def test_gradients_of_tokens_that_train():
+    """The baseline trains all embeddings, and has the same gradient for those rows."""
+    ids = sorted(set(tiny.tokenizer()("[C][O]", add_special_tokens=False)["input_ids"]))
+    product = move(add_adapters(base("deltas", torch.float64), settings(), token_ids=ids)).train()
+    baseline = BaselineModel(product).train()
+    baseline.llama.model.embed_tokens.requires_grad_(True)
+    errors = training_errors(product, baseline, *batches(ROWS))
+    assert errors["loss"] <= 1e-6
+    assert errors["gradient"] <= 1e-6
+    assert errors["worst"] <= 1e-5
+    product(**{name: value for name, value in batches(ROWS)[0].items() if name != "task_ids"}).loss.backward()
+    baseline(**batches(ROWS)[1]).loss.backward()
+    rows = {name: theirs for name, _, theirs in gradient_pairs(product, baseline)}["selfies_tokens"]
+    assert rows.shape == (len(ids), 32)
+    assert rows.any(1).all()
+
+
 def test_every_trained_parameter_is_compared():
     product = move(add_adapters(base("deltas"), settings())).train()
     baseline = BaselineModel(product).train()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import save_file
 from transformers import TrainingArguments
@@ -17,9 +18,9 @@ from tests.unit.test_upcycling import GRAPH, IDS, dense_llama
 PEFT_SETTINGS = {"r": 4, "lora_alpha": 8, "gamma_p": 1.0, "gamma_range": 0.1}
 
 
-def prepare(folder, **settings):
+def prepare(folder, rows=None, **settings):
     run = RunArguments(**settings)
-    return prepare_model(run, TrainingArguments(str(folder), use_cpu=True, report_to="none"), folder, None)
+    return prepare_model(run, TrainingArguments(str(folder), use_cpu=True, report_to="none"), folder, rows)
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ def test_impossible_adapters(settings, problem):
 def test_what_trains_is_counted():
     model = tiny.model()
     run = RunArguments(model="x", adapter={"r": 2, "lora_dropout": 0.0})
-    adapted, counts = choose_what_trains(model, run)
+    adapted, counts = choose_what_trains(model, run, tiny.processor())
     every = sum(p.numel() for p in adapted.parameters()) + sum(b.numel() for b in model.model.graph_encoder.buffers())
     assert sum(counts.values()) == every
     assert sum(p.numel() for p in adapted.parameters() if p.requires_grad) == every - counts["frozen"]
@@ -72,6 +73,53 @@ def test_a_backbone_is_upcycled_once(tmp_path):
     assert (tmp_path / "run" / "initial" / "model.safetensors").stat().st_mtime_ns == written
     with pytest.raises(ValueError, match=r"upcycle: .*'prest'|has no key 'prest'"):
         prepare(tmp_path / "other", backbone=str(tmp_path / "llama"), upcycle={"prest": "paper"})
+
+
+SELFIES_ROWS = Dataset.from_list(
+    [
+        {"task": "logp", "instruction": "?", "input": "[C][=C][O]" * 12, "output": "It is 1.2"},
+        {"task": "iupac_to_selfies", "instruction": "?", "input": "as in [1]", "output": "[N][Branch1]"},
+    ]
+)
+TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 8}
+NEW = {"vocab_size": 300, "selfies_units": False, "text_config": TEXT, "expert_rank": 4, "graph_config": GRAPH}
+
+
+@pytest.mark.parametrize("start", ["model", "backbone", "new_model"])
+def test_selfies_tokens_from_every_start(tmp_path, start):
+    """The checkpoint in DIR/initial is complete by itself, and what it was made from stays as it is."""
+    plain = tmp_path / "plain"
+    if start == "backbone":
+        dense_llama(plain)
+    elif start == "model":
+        tiny.model().save_pretrained(plain)
+        tiny.processor().save_pretrained(plain)
+    settings = {"backbone": str(plain), "upcycle": {"graph_config": GRAPH, "expert_rank": 4}}
+    settings = {"model": {"model": str(plain)}, "backbone": settings, "new_model": {"new_model": NEW}}[start]
+    if start != "new_model":
+        (plain / "LICENSE").write_text("to be passed on")
+        before = {path.name: path.read_bytes() for path in plain.iterdir()}
+    settings |= {"adapter": {"r": 4}, "selfies_tokens": True}
+    prepare(tmp_path / "run", SELFIES_ROWS, **settings)
+    model, processor = prepare(tmp_path / "run", None, **settings)  # as a run that goes on
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["initial"]
+    text = "[C][=C][O][N][Branch1]"
+    ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert processor.tokenizer.convert_ids_to_tokens(ids) == ["[C]", "[=C]", "[O]", "[N]", "[Branch1]"]
+    assert len(processor.tokenizer) <= model.config.text_config.vocab_size
+    if start != "new_model":
+        assert {path.name: path.read_bytes() for path in plain.iterdir()} == before
+        assert (tmp_path / "run" / "initial" / "LICENSE").is_file()
+        pieces = tiny.tokenizer()("[N]", add_special_tokens=False)["input_ids"]
+        weight = model.get_input_embeddings().weight
+        assert torch.allclose(weight[ids[3]], weight[pieces].mean(0), atol=1e-7)
+    _, counts = choose_what_trains(model, RunArguments(**settings), processor)
+    assert counts["rows of embed_tokens"] == 5 * 32
+
+
+def test_frozen_selfies_tokens_are_refused():
+    with pytest.raises(ValueError, match="'selfies_tokens' makes new embeddings, which have to train"):
+        RunArguments(model="x", selfies_tokens=True, trainable=["projector"])
 
 
 def test_another_architecture_is_named(tmp_path):

@@ -21,8 +21,8 @@ ROWS = [
 ]
 
 
-def make_trainer(model, folder, **kwargs) -> OmniMolTrainer:
-    processor = tiny.processor()
+def make_trainer(model, folder, processor=None, **kwargs) -> OmniMolTrainer:
+    processor = processor or tiny.processor()
     rows, left_out = encode_rows(Dataset.from_list(ROWS), processor)
     assert not left_out
     settings = {
