@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -31,6 +31,9 @@ _SELFIES_PADDING = ("[nop]", "[epsilon]")
 @dataclass(frozen=True)
 class MoleculeGraph:
     """A molecule as integer arrays; N atoms in the molecule's own order, M bonds, each stored in both directions.
+
+    Bonds are sorted by the atoms at which they begin and end. RDKit's own order depends on what else is written in the
+    same SMILES; this one does not, so that the graph of "A.B" is that of A and that of B.
 
     Attributes:
         atom_features: `(N, 9 | 2)` int64, one row of category indices an atom.
@@ -242,21 +245,37 @@ def molecule_graphs(mols: Iterable[Chem.Mol], features: str = "ogb9", atom_cap: 
         bond_columns.append(_bond_columns(mol, ogb))
     if not atom_columns:
         return []
-    atoms, (begin, end, *bonds) = _joined(atom_columns), _joined(bond_columns)
+    atoms, bonds = _joined(atom_columns), _joined(bond_columns)
     atoms[0] = (atoms[0] - 1) % 119  # the wildcard's atomic number is 0, hence 118
     if ogb:
         atoms[3] = np.where(np.abs(atoms[3]) <= 5, atoms[3] + 5, 11)
         atoms = np.minimum(atoms, _LARGEST_OGB_CODES)
-    atom_ends = np.cumsum([len(columns[0]) for columns in atom_columns])[:-1]
-    bond_ends = 2 * np.cumsum([len(columns[0]) for columns in bond_columns])[:-1]
+    bond_counts = [len(columns[0]) for columns in bond_columns]
+    molecule = np.arange(len(bond_counts)).repeat(bond_counts)
+    begin, end, *kinds = bonds[:, np.lexsort((bonds[1], bonds[0], molecule))]
     both_ways = np.stack([begin, end, end, begin]).reshape(2, 2, -1).transpose(0, 2, 1).reshape(2, -1)
+    atom_ends = np.cumsum([len(columns[0]) for columns in atom_columns])[:-1]
+    bond_ends = 2 * np.cumsum(bond_counts)[:-1]
     parts = zip(
         np.split(np.ascontiguousarray(atoms.T), atom_ends),
         np.split(both_ways, bond_ends, axis=1),
-        np.split(np.stack(bonds, axis=1).repeat(2, axis=0), bond_ends),
+        np.split(np.stack(kinds, axis=1).repeat(2, axis=0), bond_ends),
         strict=True,
     )
     return [MoleculeGraph(*part) for part in parts]
+
+
+def joined_graph(graphs: Sequence[MoleculeGraph]) -> MoleculeGraph:
+    """Several graphs as one, which it is for molecules written with a dot: atoms and bonds one after the other."""
+    if len(graphs) == 1:
+        return graphs[0]
+    first_atoms = np.cumsum([0, *(len(graph.atom_features) for graph in graphs[:-1])])
+    ends = [graph.bond_index + first for graph, first in zip(graphs, first_atoms, strict=True)]
+    return MoleculeGraph(
+        atom_features=np.concatenate([graph.atom_features for graph in graphs]),
+        bond_index=np.concatenate(ends, axis=1),
+        bond_features=np.concatenate([graph.bond_features for graph in graphs]),
+    )
 
 
 def _joined(molecules: list[list[list[int]]]) -> np.ndarray:
@@ -401,6 +420,7 @@ __all__ = [
     "canonical_pair",
     "canonical_smiles",
     "graph_components",
+    "joined_graph",
     "mol_from_selfies",
     "mol_from_smiles",
     "molecule_graph",
