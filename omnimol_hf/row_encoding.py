@@ -33,6 +33,46 @@ KEPT_MOLECULES = 16_384
 _NOTHING = np.zeros(0, dtype=np.int64)
 
 
+class KeptGraphs:
+    """The graphs of the molecules that rows are made of, each worked out once while it is kept.
+
+    A molecule is `("smiles" | "selfies", text)`. At most `KEPT_MOLECULES` are kept from one `load` to the next.
+    """
+
+    def __init__(self, processor: OmniMolProcessor) -> None:
+        self.features, self.atom_cap = processor.graph_features, processor.atom_cap
+        self._kept: dict[tuple[str, str], MoleculeGraph] = {}  # the one used last at the end
+
+    def load(self, molecules: Iterable[tuple[str, str]]) -> None:
+        """Have these graphs ready, those that are readable and not too large."""
+        wanted = dict.fromkeys(molecules)
+        new = []
+
+        def readable() -> Iterator[Chem.Mol]:
+            for kind, text in wanted.keys() - self._kept.keys():
+                try:
+                    mol = mol_from_smiles(text) if kind == "smiles" else mol_from_selfies(text)
+                except ValueError:
+                    continue
+                if mol.GetNumAtoms() <= self.atom_cap:
+                    new.append((kind, text))
+                    yield mol
+
+        graphs = molecule_graphs(readable(), self.features, self.atom_cap)
+        used = {molecule: self._kept.pop(molecule) for molecule in wanted if molecule in self._kept}
+        for molecule in list(self._kept)[: max(0, len(self._kept) + len(wanted) - KEPT_MOLECULES)]:
+            del self._kept[molecule]
+        self._kept |= used
+        self._kept |= zip(new, map(_small, graphs), strict=True)
+
+    def whole(self, molecules: Sequence[tuple[str, str]]) -> MoleculeGraph | None:
+        """The graph of what these make together, loaded before; None if one is not readable or all are too large."""
+        graphs = [self._kept.get(molecule) for molecule in molecules]
+        if any(graph is None for graph in graphs):
+            return None
+        return joined_graph(graphs) if sum(len(graph.atom_features) for graph in graphs) <= self.atom_cap else None
+
+
 class _Frame(NamedTuple):
     """What all chats of rows have in common: the ids around the two texts, and what each text begins and ends with."""
 
@@ -67,7 +107,7 @@ class RowEncoder:
     def __init__(self, processor: OmniMolProcessor, max_length: int | None = None) -> None:
         self.processor = processor
         self.max_length = max_length
-        self._kept: dict[tuple[str, str], MoleculeGraph] = {}
+        self._graphs = KeptGraphs(processor)
         self._tokenizer = processor.tokenizer.backend_tokenizer
         self._frame = self._common_frame()
 
@@ -165,19 +205,16 @@ class RowEncoder:
 
     def _written(self, drafts: list[_Draft]) -> list[dict[str, np.ndarray] | None]:
         """The arrays of each draft; None if a molecule is not readable, or too large."""
-        self._keep({part for draft in drafts for molecule in draft.molecules for part in molecule})
+        self._graphs.load(part for draft in drafts for molecule in draft.molecules for part in molecule)
         self._plain_tokenizer()
         users = self._tokenizer.encode_batch_fast([draft.user for draft in drafts], add_special_tokens=False)
         answers = self._tokenizer.encode_batch([draft.answer for draft in drafts], add_special_tokens=False)
-        written = [self._arrays(*parts) for parts in zip(drafts, users, answers, strict=True)]
-        for part in list(self._kept)[:-KEPT_MOLECULES]:
-            del self._kept[part]
-        return written
+        return [self._arrays(*parts) for parts in zip(drafts, users, answers, strict=True)]
 
     def _arrays(
         self, draft: _Draft, user: tokenizers.Encoding, answer: tokenizers.Encoding
     ) -> dict[str, np.ndarray] | None:
-        graphs = [self._graph(molecule) for molecule in draft.molecules]
+        graphs = [self._graphs.whole(molecule) for molecule in draft.molecules]
         if any(graph is None for graph in graphs):
             return None
         answer_ids = np.array(answer.ids)
@@ -192,36 +229,6 @@ class RowEncoder:
         graph = joined_graph(graphs)
         arrays = {name: getattr(graph, name).ravel() for name in ("atom_features", "bond_index", "bond_features")}
         return {"input_ids": ids.repeat(repeats), "labels": labels.repeat(repeats), **arrays}
-
-    # ---------------------------------------------------------------- molecules
-
-    def _keep(self, parts: Iterable[tuple[str, str]]) -> None:
-        """See that the graphs of these molecules are kept, those that are readable and not too large."""
-        names = []
-
-        def readable() -> Iterator[Chem.Mol]:
-            for kind, text in parts:
-                if (kind, text) in self._kept:
-                    self._kept[kind, text] = self._kept.pop((kind, text))  # the last ones are those used last
-                    continue
-                try:
-                    mol = mol_from_smiles(text) if kind == "smiles" else mol_from_selfies(text)
-                except ValueError:
-                    continue
-                if mol.GetNumAtoms() <= self.processor.atom_cap:
-                    names.append((kind, text))
-                    yield mol
-
-        graphs = molecule_graphs(readable(), self.processor.graph_features, self.processor.atom_cap)
-        self._kept |= zip(names, map(_small, graphs), strict=True)
-
-    def _graph(self, parts: list[tuple[str, str]]) -> MoleculeGraph | None:
-        graphs = [self._kept.get(part) for part in parts]
-        if any(graph is None for graph in graphs):
-            return None
-        if sum(len(graph.atom_features) for graph in graphs) > self.processor.atom_cap:
-            return None
-        return joined_graph(graphs)
 
     # ---------------------------------------------------------------- all other rows
 
