@@ -16,6 +16,7 @@ from .chemistry_omnimol import (
     ATOM_CAP,
     MoleculeGraph,
     graph_components,
+    joined_graph,
     mol_from_selfies,
     mol_from_smiles,
     molecule_graph,
@@ -53,6 +54,13 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}{%- endif -%}
 """
+
+
+def default_template(graph_token: str) -> str:
+    """Omni-Mol's own chat template."""
+    return CHAT_TEMPLATE.replace("@GRAPH@", graph_token).replace("@SYSTEM@", SYSTEM_PROMPT.replace("'", "\\'"))
+
+
 ROLES = ("system", "user", "assistant")
 _SELFIES_RUN = re.compile(r"((?:\[(?!START_SELFIES\]|END_SELFIES\])[^\[\]\s]+\])+)")
 
@@ -89,13 +97,12 @@ class OmniMolProcessor(ProcessorMixin):
         self.atom_cap = atom_cap
         self.multi_graph = multi_graph
         self.task_prompts = task_prompts or {}
-        template = CHAT_TEMPLATE.replace("@GRAPH@", graph_token).replace("@SYSTEM@", SYSTEM_PROMPT.replace("'", "\\'"))
-        super().__init__(tokenizer, chat_template=chat_template or template)
+        super().__init__(tokenizer, chat_template=chat_template or default_template(graph_token))
         self.graph_token_id = tokenizer.convert_tokens_to_ids(graph_token)
         if self.graph_token_id in (None, tokenizer.unk_token_id):
             raise ValueError(f"the tokenizer has no token {graph_token!r} for the atoms of molecules")
         control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._control_tokens = re.compile("|".join(sorted(map(re.escape, control | {graph_token}))))
+        self.control_tokens = re.compile("|".join(sorted(map(re.escape, control | {graph_token}))))
 
     @property
     def model_input_names(self) -> list[str]:
@@ -204,7 +211,7 @@ class OmniMolProcessor(ProcessorMixin):
         return messages
 
     def _refuse_control_tokens(self, text: str, where: str) -> None:
-        if found := self._control_tokens.search(text):
+        if found := self.control_tokens.search(text):
             raise ValueError(
                 f"the text of {where} contains the control token {found.group()!r} at character {found.start()}; "
                 "it would be read as part of the chat's frame, so remove it or write it differently"
@@ -254,7 +261,7 @@ class OmniMolProcessor(ProcessorMixin):
             ids = np.asarray(ids, dtype=np.int64)
             repeats = self._repeats(ids, graphs[i], i)
             if answer_spans is not None:
-                labels = _labels(ids, np.asarray(encoded["offset_mapping"][i]), answer_spans[i])
+                labels = answer_labels(ids, np.asarray(encoded["offset_mapping"][i]), answer_spans[i])
                 rows.setdefault("labels", []).append(np.repeat(labels, repeats))
             rows["input_ids"].append(np.repeat(ids, repeats))
             rows["attention_mask"].append(np.ones_like(rows["input_ids"][-1]))
@@ -395,7 +402,7 @@ def _inline_molecules(prompt: str, instruction: str, sequence: str) -> list[dict
     return [block for block in blocks if block["type"] == "molecule" or block["text"]]
 
 
-def _labels(ids: np.ndarray, offsets: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:
+def answer_labels(ids: np.ndarray, offsets: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:
     """The ids of tokens that lie wholly inside a span of characters, -100 for all others."""
     inside = np.zeros(len(ids), dtype=bool)
     for start, end in spans:
@@ -415,17 +422,11 @@ def _pad(values: list[np.ndarray], fill: int, side: str) -> list[np.ndarray]:
 
 
 def _graph_inputs(graphs: list[MoleculeGraph], return_tensors: str | None) -> dict[str, Any]:
-    """All graphs as one: atoms and bonds one after the other, bonds counting atoms over the whole batch."""
+    """All graphs as one, bonds counting atoms over the whole batch."""
     if not graphs:
         return {}
-    first_atoms = np.cumsum([0, *(len(graph.atom_features) for graph in graphs[:-1])])
-    arrays = {
-        "atom_features": np.concatenate([graph.atom_features for graph in graphs]),
-        "bond_index": np.concatenate(
-            [graph.bond_index + first for graph, first in zip(graphs, first_atoms, strict=True)], axis=1
-        ),
-        "bond_features": np.concatenate([graph.bond_features for graph in graphs]),
-    }
+    graph = joined_graph(graphs)
+    arrays = {name: getattr(graph, name) for name in ("atom_features", "bond_index", "bond_features")}
     return {name: _tensor(array, return_tensors) for name, array in arrays.items()} if return_tensors else arrays
 
 

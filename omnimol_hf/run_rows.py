@@ -10,9 +10,11 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from omnimol_hf.checkpoints import global_batch
-from omnimol_hf.collation import encode_row, encode_rows
+from omnimol_hf.collation import encode_rows
+from omnimol_hf.encoded_rows import EncodedRows
 from omnimol_hf.mixture import load_mixture, parse_mixture
 from omnimol_hf.processing_omnimol import OmniMolProcessor
+from omnimol_hf.row_encoding import RowEncoder
 from omnimol_hf.rows import by_task, choose_rows, load_rows
 from omnimol_hf.run import RunArguments
 from omnimol_hf.selection import RowSelection
@@ -78,13 +80,13 @@ def _draws(run: RunArguments, training: TrainingArguments) -> dict[str, int] | N
     return {task: int(1.2 * weight / total * draws) + 50 for task, weight in run.mixture.items()}
 
 
-def encode_told(rows: Dataset, processor: OmniMolProcessor, run: RunArguments, what: str = "training") -> Dataset:
+def encode_told(rows: Dataset, processor: OmniMolProcessor, run: RunArguments, what: str = "training") -> EncodedRows:
     """Encode rows, and tell how many were left out for which reason.
 
     Raises:
         ValueError: if none is left.
     """
-    encoded, left_out = encode_rows(rows, processor, run.max_length, number_rows=True)
+    encoded, left_out = encode_rows(rows, processor, run.max_length)
     for reason, count in sorted(left_out.items()):
         PartialState().print(f"left out {count:,} {what} rows: {reason}")
     if not len(encoded):
@@ -96,4 +98,5 @@ def encode_told(rows: Dataset, processor: OmniMolProcessor, run: RunArguments, w
 
 def rows_that_fit(rows: list[dict[str, Any]], processor: OmniMolProcessor, run: RunArguments) -> list[dict[str, Any]]:
     """The first held-out rows that are readable and no longer than training rows were."""
-    return [row for row in rows if not encode_row(row, processor, run.max_length)["problem"]][: run.eval_rows]
+    encoded = RowEncoder(processor, run.max_length).encode(rows)
+    return [row for row, one in zip(rows, encoded, strict=True) if not one["problem"]][: run.eval_rows]

@@ -1,6 +1,7 @@
 """Text to molecules to graphs: every bad input is refused with its reason, every odd molecule has a correct graph."""
 
 import csv
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -11,12 +12,15 @@ from rdkit import Chem, RDConfig
 
 from omnimol_hf.chemistry_omnimol import (
     ATOM_CAP,
+    FEATURES_VERSION,
     GRAPH_FEATURES,
     canonical_smiles,
     graph_components,
+    joined_graph,
     mol_from_selfies,
     mol_from_smiles,
     molecule_graph,
+    molecule_graphs,
     selfies_to_smiles,
     smiles_to_selfies,
 )
@@ -289,10 +293,42 @@ def test_features_are_rdkits_own_properties():
         mol = mol_from_smiles(smiles)
         graph = molecule_graph(mol)
         assert graph.atom_features.tolist() == [_plain_atom(atom) for atom in mol.GetAtoms()], smiles
-        assert graph.bond_features[::2].tolist() == [_plain_bond(bond) for bond in mol.GetBonds()], smiles
-        assert graph.bond_index[:, ::2].T.tolist() == [
-            [b.GetBeginAtomIdx(), b.GetEndAtomIdx()] for b in mol.GetBonds()
-        ]
+        bonds = sorted(mol.GetBonds(), key=lambda bond: (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
+        assert graph.bond_features[::2].tolist() == [_plain_bond(bond) for bond in bonds], smiles
+        assert graph.bond_index[:, ::2].T.tolist() == [[b.GetBeginAtomIdx(), b.GetEndAtomIdx()] for b in bonds]
+
+
+def test_bonds_of_all_kinds_and_axes_of_chirality():
+    """What the parser never makes of SMILES, but a molecule may hold."""
+    mol = Chem.MolFromSmiles("Cc1cccc(I)c1-c1c(C)cccc1Br |wU:7.6|")  # an axis
+    assert [str(bond.GetStereo()) for bond in mol.GetBonds()].count("STEREOATROPCW") == 1
+    assert sorted(molecule_graph(mol).bond_features[::2, 1])[-2:] == [0, 5]
+    for name, kind in Chem.BondType.names.items():
+        pair = Chem.RWMol(Chem.MolFromSmiles("[U].[U]"))
+        pair.AddBond(0, 1, kind)
+        Chem.FastFindRings(pair)
+        expected = {"SINGLE": 0, "DOUBLE": 1, "TRIPLE": 2, "AROMATIC": 3}.get(name, 4)
+        assert molecule_graph(pair, "omnimol2").bond_features.tolist() == [[expected, 0]] * 2, name
+
+
+def test_a_salts_graph_is_that_of_its_parts():
+    """Rings make it hard: RDKit closes all of them after the last atom."""
+    parts = ["C1CC2CCC1CC2", "[Na+]", "c1ccc2ccccc2c1", "F/C=C/F"]
+    for features in ("ogb9", "omnimol2"):
+        whole = molecule_graph(mol_from_smiles(".".join(parts)), features)
+        joined = joined_graph(molecule_graphs(map(mol_from_smiles, parts), features))
+        for name in ("atom_features", "bond_index", "bond_features"):
+            np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
+
+
+def test_the_version_of_features_goes_with_their_numbers():
+    """Kept graphs are found again by it: if this fails, raise `FEATURES_VERSION` and write the new digest here."""
+    digest = hashlib.sha256()
+    for features in ("ogb9", "omnimol2"):
+        for smiles in ("CC(=O)Oc1ccccc1C(=O)O", "C[C@H](F)/C=C/[N+](C)(C)C", "[Na+].[Cl-].[CH3]", "F[P](F)(F)(F)F"):
+            for array in vars(molecule_graph(mol_from_smiles(smiles), features)).values():
+                digest.update(np.ascontiguousarray(array).tobytes())
+    assert (FEATURES_VERSION, digest.hexdigest()[:16]) == (1, "f3996684bf7955de")
 
 
 def test_features_written_out_by_hand():

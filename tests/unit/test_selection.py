@@ -335,7 +335,7 @@ TRAINING_ROWS = [
 
 def make_trainer(folder, **settings) -> OmniMolTrainer:
     processor = tiny.processor()
-    rows, _ = encode_rows(Dataset.from_list(TRAINING_ROWS), processor, number_rows=True)
+    rows, _ = encode_rows(Dataset.from_list(TRAINING_ROWS), processor)
     assert list(rows["row"]) == list(range(20))
     model = tiny.model()
     args = TrainingArguments(
