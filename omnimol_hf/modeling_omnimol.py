@@ -20,6 +20,7 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_omnimol import GRAPH_FEATURES, OmniMolConfig
 from .graph_encoder_omnimol import OmniMolGraphEncoder
+from .linear_omnimol import OmniMolLinear, use_fast_linear
 from .moe_omnimol import AnchorReconcileMoE, LowRankExperts, OmniMolRouter, sequence_balance_loss
 
 GRAPH_INPUTS = ("atom_features", "bond_index", "bond_features", "atom_index")
@@ -84,6 +85,7 @@ class OmniMolTextModel(LlamaModel):
         super().__init__(config.text_config)
         for index in config.moe_layer_indices:
             self.layers[index].mlp = AnchorReconcileMoE(config)
+        use_fast_linear(self)
         self.post_init()
 
     @torch.no_grad()
@@ -237,7 +239,7 @@ class OmniMolForCausalLM(OmniMolPreTrainedModel, GenerationMixin):
     def __init__(self, config: OmniMolConfig) -> None:
         super().__init__(config)
         self.model = OmniMolModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = OmniMolLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple

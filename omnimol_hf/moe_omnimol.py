@@ -21,6 +21,7 @@ from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from .configuration_omnimol import OmniMolConfig
+from .linear_omnimol import linear
 
 PROJECTIONS = ("gate", "up", "down")
 
@@ -244,19 +245,19 @@ class LowRankExperts(nn.Module):
         down_b = (down_gamma * self.down_B).to(dtype)
         # One product for A of gate and up of all experts. One dropout mask for all experts, here and before down.
         first = torch.cat([gate_gamma * self.gate_A, up_gamma * self.up_A], dim=1).flatten(0, 1)
-        low = F.linear(self.dropout(hidden_states), first.to(hidden_states.dtype))
+        low = linear(self.dropout(hidden_states), first.to(hidden_states.dtype))
         low = low.view(tokens, self.num_experts, 2 * self.rank)
         keep = self.dropout(torch.ones_like(gate)) if self.training and self.dropout.p else None
         activation, low_rank = torch.zeros_like(gate), torch.zeros_like(hidden_states, dtype=dtype)
         for e, (rows, weight) in enumerate(_by_expert(chosen, weights, self.num_experts)):
             low_gate, low_up = _take(low[:, e], rows).split(self.rank, dim=-1)
-            gate_e = _take(gate, rows) + F.linear(low_gate, self.gate_B[e].to(low.dtype))
-            up_e = _take(up, rows) + F.linear(low_up, self.up_B[e].to(low.dtype))
+            gate_e = linear(low_gate, self.gate_B[e].to(low.dtype), base=_take(gate, rows))
+            up_e = linear(low_up, self.up_B[e].to(low.dtype), base=_take(up, rows))
             weighted, low_down = _recomputed(
                 self._activate, gate_e, up_e, weight, keep, rows, self.down_A[e].to(dtype)
             )
             _add(activation, rows, weighted)
-            _add(low_rank, rows, F.linear(low_down, down_b[e]).to(dtype))
+            _add(low_rank, rows, linear(low_down, down_b[e]).to(dtype))
         return activation, low_rank
 
     def _activate(
@@ -264,7 +265,7 @@ class LowRankExperts(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """One expert's weighted activation `(n, intermediate)`, and its product with A of down `(n, r)`."""
         weighted = (self.act_fn(gate) * up * weight).to(down_a.dtype)
-        return weighted, F.linear(weighted if keep is None else weighted * _take(keep, rows), down_a)
+        return weighted, linear(weighted if keep is None else weighted * _take(keep, rows), down_a)
 
 
 class FullExperts(nn.ModuleList):
