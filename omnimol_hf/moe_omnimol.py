@@ -22,6 +22,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from .configuration_omnimol import OmniMolConfig
 from .linear_omnimol import linear
+from .packing_omnimol import sequence_numbers
 
 PROJECTIONS = ("gate", "up", "down")
 
@@ -307,22 +308,31 @@ class AnchorReconcileMoE(nn.Module):
             weights = weights / weights.sum(-1, keepdim=True)
         return weights, chosen
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map `(batch, length, hidden)` to the same shape."""
+    def forward(self, hidden_states: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Map `(batch, length, hidden)` to the same shape.
+
+        Args:
+            kept: `(n,)` int64, the positions in `batch * length` that go through the experts, all through the router;
+                what comes back is `(n, hidden)`. None: all of them.
+        """
         _, weights, chosen = self.router(hidden_states)
-        weights, chosen = (choice.flatten(0, 1) for choice in self.with_anchor(weights, chosen))
-        flat = hidden_states.flatten(0, 1)
+        flat = [part.flatten(0, 1) for part in (hidden_states, *self.with_anchor(weights, chosen))]
+        if kept is not None:
+            return self._experts(*(part.index_select(0, kept) for part in flat))
+        return self._experts(*flat).view_as(hidden_states)
+
+    def _experts(self, flat: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         if self.base is None:
-            return self.experts(flat, weights, chosen).view_as(hidden_states)
+            return self.experts(flat, weights, chosen)
         activation, low_rank = self.experts(flat, self.base.gate_proj(flat), self.base.up_proj(flat), weights, chosen)
         output = self.base.down_proj(activation) + low_rank
         if (bias := self.base.down_proj.bias) is not None:  # each expert has it, and it came once a token
             output = output + (weights.sum(-1, keepdim=True) - 1).to(output.dtype) * bias
-        return output.view_as(hidden_states)
+        return output
 
 
 def sequence_balance_loss(
-    router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor
+    router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor | None, cu_seq_lens: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The balance loss l_i of each sequence (Section 3.5), averaged over the MoE layers.
 
@@ -332,21 +342,35 @@ def sequence_balance_loss(
     Args:
         router_logits: one `(batch, length, N)` tensor a MoE layer.
         top_k: k, experts a token.
-        attention_mask: `(batch, length)`, nonzero for tokens, 0 for padding.
+        attention_mask: `(batch, length)`, nonzero for tokens, 0 for padding; None: no padding.
+        cu_seq_lens: `(sequences + 1,)`, where the sequences of one packed row begin and end; then `batch` is 1 in what
+            is given, and the number of sequences in what comes back.
 
     Returns:
         l_i `(batch,)` in fp32, whose gradients flow through s_ij; and what share of each sequence's choices each
         expert got, `(MoE layers, batch, N)` in fp32 without gradients: C_ij / N.
     """
-    mask = attention_mask.to(torch.float32).unsqueeze(-1)
-    lengths = mask.sum(1).clamp(min=1)
+    if cu_seq_lens is not None:
+        lengths = cu_seq_lens.diff().unsqueeze(-1)
+        owner = sequence_numbers(cu_seq_lens, router_logits[0].shape[1])
+    else:
+        mask = router_logits[0].new_ones(router_logits[0].shape[:2]) if attention_mask is None else attention_mask
+        mask = mask.to(torch.float32).unsqueeze(-1)
+        lengths = mask.sum(1).clamp(min=1)
+
+    def summed(values: Tensor) -> Tensor:
+        """`(batch, length, N)` to the sum over each sequence's tokens `(sequences, N)`."""
+        if cu_seq_lens is None:
+            return (values * mask).sum(1)
+        return values.new_zeros(len(lengths), values.shape[-1]).index_add(0, owner, values[0])
+
     per_layer, shares = [], []
     for logits in router_logits:
         probabilities = logits.float().softmax(-1)
         num_experts = logits.shape[-1]
         choices = torch.zeros_like(probabilities).scatter(-1, probabilities.topk(top_k, dim=-1).indices, 1.0)
-        share = (choices * mask).sum(1) / (lengths * top_k)
-        importance = (probabilities * mask).sum(1) / lengths
+        share = summed(choices) / (lengths * top_k)
+        importance = summed(probabilities) / lengths
         per_layer.append(num_experts * (share * importance).sum(-1))
         shares.append(share)
     return torch.stack(per_layer).mean(0), torch.stack(shares)
