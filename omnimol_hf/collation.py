@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from omnimol_hf.configuration_omnimol import GRAPH_FEATURES
+from omnimol_hf.packing_omnimol import label_positions
 from omnimol_hf.processing_omnimol import OmniMolProcessor
 from omnimol_hf.tasks import ALL_TASKS
 
@@ -123,6 +124,7 @@ class TrainingCollator:
             "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
             "task_ids": torch.tensor([_TASK_NUMBERS[str(row["task"])] for row in rows]),
         }
+        batch["label_index"] = label_positions(batch["labels"])  # here, where nothing has to be waited for
         atom_columns, bond_columns = GRAPH_FEATURES[self.graph_features]
         atoms = [np.asarray(row["atom_features"], dtype=np.int64).reshape(-1, atom_columns) for row in rows]
         if any(map(len, atoms)):
