@@ -242,11 +242,18 @@ def _act_name(moe: AnchorReconcileMoE) -> str:
     return moe.base.config.hidden_act
 
 
+def _plain(layer: nn.Linear) -> nn.Linear:
+    """A copy whose products are PyTorch's own, whatever kernels the product takes."""
+    copy = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, dtype=layer.weight.dtype)
+    copy.load_state_dict(layer.state_dict())
+    return copy
+
+
 def _adapted(layer: AdaptiveLinear) -> LoraLinear:
     offsets = torch.cat([layer.lora_gamma_alpha[ADAPTER], layer.lora_gamma_beta[ADAPTER]])
     start = (layer.lora_alpha[ADAPTER], layer.r[ADAPTER] ** -layer.gamma_p[ADAPTER])
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    return LoraLinear(deepcopy(layer.base_layer), a, b, start, offsets)
+    return LoraLinear(_plain(layer.base_layer), a, b, start, offsets)
 
 
 def _expert_layers(moe: AnchorReconcileMoE, deltas: LowRankExperts, expert: int) -> dict[str, nn.Module]:
@@ -255,7 +262,7 @@ def _expert_layers(moe: AnchorReconcileMoE, deltas: LowRankExperts, expert: int)
     for i, name in enumerate(PROJECTIONS):
         a, b = deltas.matrices(name)
         offsets = torch.stack([deltas.gamma_alpha[i, expert], deltas.gamma_beta[i, expert]])
-        base = deepcopy(getattr(moe.base, f"{name}_proj"))
+        base = _plain(getattr(moe.base, f"{name}_proj"))
         layers[name] = LoraLinear(base, a[expert], b[expert], start, offsets)
     return layers
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from omnimol_hf.configuration_omnimol import GRAPH_FEATURES
 from omnimol_hf.encoded_rows import ENCODED, EncodedRows
+from omnimol_hf.packing_omnimol import label_positions
 from omnimol_hf.processing_omnimol import OmniMolProcessor
 from omnimol_hf.row_encoding import RowEncoder
 from omnimol_hf.tasks import ALL_TASKS
@@ -90,6 +91,7 @@ class TrainingCollator:
             "labels": self._padded(rows, "labels", real, -100),
             "task_ids": torch.tensor([_TASK_NUMBERS[row["task"]] for row in rows]),
         }
+        batch["label_index"] = label_positions(batch["labels"])  # here, where nothing has to be waited for
         atom_columns, bond_columns = GRAPH_FEATURES[self.graph_features]
         atoms = np.concatenate([row["atom_features"] for row in rows]).reshape(-1, atom_columns)
         if len(atoms):

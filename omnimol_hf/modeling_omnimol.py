@@ -20,7 +20,9 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_omnimol import GRAPH_FEATURES, OmniMolConfig
 from .graph_encoder_omnimol import OmniMolGraphEncoder
+from .linear_omnimol import OmniMolLinear, use_fast_linear
 from .moe_omnimol import AnchorReconcileMoE, LowRankExperts, OmniMolRouter, sequence_balance_loss
+from .packing_omnimol import label_positions, next_labels, sequence_numbers
 
 GRAPH_INPUTS = ("atom_features", "bond_index", "bond_features", "atom_index")
 
@@ -70,6 +72,22 @@ class OmniMolCausalLMOutput(ModelOutput):
     router_logits: tuple[Tensor, ...] | None = None
 
 
+class OmniMolLastLayer(LlamaDecoderLayer):
+    """Llama's layer, which spares its feed-forward block the positions that nobody asks for."""
+
+    def forward(self, hidden_states: Tensor, kept: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Map `(batch, length, hidden)` to the same shape, or to `(n, hidden)` of the n positions `kept`."""
+        if kept is None:
+            return super().forward(hidden_states, **kwargs)
+        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
+        hidden_states = hidden_states + attended
+        normed = self.post_attention_layernorm(hidden_states)
+        residual = hidden_states.flatten(0, 1).index_select(0, kept)
+        if isinstance(self.mlp, AnchorReconcileMoE):  # the balance loss is about all tokens
+            return residual + self.mlp(normed, kept)
+        return residual + self.mlp(normed.flatten(0, 1).index_select(0, kept))
+
+
 class OmniMolTextModel(LlamaModel):
     """Llama's decoder with an anchor-and-reconcile MoE in the layers `config.moe_layer_indices`."""
 
@@ -84,6 +102,8 @@ class OmniMolTextModel(LlamaModel):
         super().__init__(config.text_config)
         for index in config.moe_layer_indices:
             self.layers[index].mlp = AnchorReconcileMoE(config)
+        self.layers[-1].__class__ = OmniMolLastLayer
+        use_fast_linear(self)
         self.post_init()
 
     @torch.no_grad()
@@ -101,7 +121,7 @@ class OmniMolPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("text",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LlamaDecoderLayer", "OmniMolGraphEncoder"]
+    _no_split_modules = ["LlamaDecoderLayer", "OmniMolLastLayer", "OmniMolGraphEncoder"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -189,12 +209,18 @@ class OmniMolModel(OmniMolPreTrainedModel):
             bond_index, bond_features = input_ids.new_empty(2, 0), input_ids.new_empty(0, bond_columns)
         graph = self.get_graph_features(atom_features, bond_index, bond_features, atom_index)
         placeholders = input_ids == self.config.graph_token_id
-        if (count := int(placeholders.sum())) != graph.shape[0]:
-            raise ValueError(
-                f"graph tokens and atoms do not match: {count} placeholders in input_ids, {graph.shape[0]} atoms in "
-                "the molecules; truncated or hand-made input? Let the processor build both"
-            )
+        self._check_atoms(placeholders, graph.shape[0])
         return embeddings.masked_scatter(placeholders.unsqueeze(-1), graph.to(embeddings.dtype))
+
+    def _check_atoms(self, placeholders: Tensor, atoms: int) -> None:
+        wrong = "in the molecules; truncated or hand-made input? Let the processor build both"
+        if self.training and not placeholders.is_cpu:  # nothing in a training step may wait for the device
+            message = f"graph tokens and atoms do not match: not {atoms} placeholders in input_ids, but {atoms} atoms "
+            torch._assert_async(placeholders.sum() == atoms, message + wrong)
+        elif (count := int(placeholders.sum())) != atoms:
+            raise ValueError(
+                f"graph tokens and atoms do not match: {count} placeholders in input_ids, {atoms} atoms {wrong}"
+            )
 
     @can_return_tuple
     def forward(
@@ -237,7 +263,7 @@ class OmniMolForCausalLM(OmniMolPreTrainedModel, GenerationMixin):
     def __init__(self, config: OmniMolConfig) -> None:
         super().__init__(config)
         self.model = OmniMolModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = OmniMolLinear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple
@@ -258,6 +284,8 @@ class OmniMolForCausalLM(OmniMolPreTrainedModel, GenerationMixin):
         output_router_logits: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         sequence_weights: Tensor | None = None,
+        label_index: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
         **kwargs: Any,
     ) -> OmniMolCausalLMOutput:
         """Logits, and the loss when labels are given.
@@ -276,12 +304,26 @@ class OmniMolForCausalLM(OmniMolPreTrainedModel, GenerationMixin):
                 None: those of this call.
             sequence_weights: `(batch,)` float, how much each sequence's negative log-likelihood counts in the loss;
                 None: 1. The balance loss is not weighted by it.
+            label_index: `(labelled,)` int64, the positions in `batch * length` that predict a label, where the caller
+                has them on the host (`label_positions`); None: they are looked up, for which a GPU's queue runs empty.
+            cu_seq_lens_q: `(sequences + 1,)` int32, where the sequences that are packed into one row begin and end,
+                from 0 to `length`. Then `batch` is 1 and there is no `attention_mask`, `position_ids` begin anew with
+                each sequence, and what comes back for each sequence does so for each of these. An attention
+                implementation keeps them apart by the `position_ids`; "flash_attention_2" also wants
+                `cu_seq_lens_k`, `max_length_q` and `max_length_k`, as `omnimol_hf.packing` makes them all.
         """
         if use_cache is None and labels is not None:
             use_cache = False
         if output_router_logits is None:
             output_router_logits = self.config.output_router_logits
         balance = labels is not None and self.config.router_aux_loss_coef > 0 and bool(self.config.moe_layer_indices)
+        if labels is not None:
+            if label_index is None:
+                label_index = label_positions(labels, cu_seq_lens_q)
+            if self.training and not kwargs.get("output_hidden_states", self.config.output_hidden_states):
+                kwargs["kept"] = label_index
+        if cu_seq_lens_q is not None:
+            kwargs["cu_seq_lens_q"] = cu_seq_lens_q
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -304,10 +346,19 @@ class OmniMolForCausalLM(OmniMolPreTrainedModel, GenerationMixin):
         else:
             if not self.training:
                 logits = self.lm_head(hidden_states)
-            router_logits = outputs.router_logits if balance else None
-            losses = self._losses(
-                hidden_states, labels, attention_mask, router_logits, num_items_in_batch, sequence_weights
-            )
+            if "kept" not in kwargs:
+                hidden_states = hidden_states.flatten(0, 1).index_select(0, label_index)
+            owner, count = label_index // labels.shape[1], len(labels)
+            if cu_seq_lens_q is not None:
+                owner, count = sequence_numbers(cu_seq_lens_q, labels.shape[1])[label_index], len(cu_seq_lens_q) - 1
+            targets = next_labels(labels, cu_seq_lens_q).flatten()[label_index]
+            balance_losses = None
+            if balance:
+                balance_losses = sequence_balance_loss(
+                    outputs.router_logits, self.config.num_experts_per_tok, attention_mask, cu_seq_lens_q
+                )
+            nll = self._nll(hidden_states, targets)
+            losses = self._losses(nll, owner, count, balance_losses, num_items_in_batch, sequence_weights)
         return OmniMolCausalLMOutput(
             **losses,
             logits=logits,
@@ -317,12 +368,16 @@ class OmniMolForCausalLM(OmniMolPreTrainedModel, GenerationMixin):
             router_logits=outputs.router_logits if output_router_logits else None,
         )
 
+    def _nll(self, hidden_states: Tensor, targets: Tensor) -> Tensor:
+        """Negative log-likelihood in nats `(n,)`, in fp32 or wider, of targets `(n,)` after states `(n, hidden)`."""
+        return F.cross_entropy(self.lm_head(hidden_states).float(), targets, reduction="none")
+
     def _losses(
         self,
-        hidden_states: Tensor,
-        labels: Tensor,
-        attention_mask: Tensor | None,
-        router_logits: tuple[Tensor, ...] | None,
+        nll: Tensor,
+        owner: Tensor,
+        count: int,
+        balance: tuple[Tensor, Tensor] | None,
         num_items: Tensor | int | None,
         sequence_weights: Tensor | None,
     ) -> dict[str, Tensor]:
@@ -330,25 +385,23 @@ class OmniMolForCausalLM(OmniMolPreTrainedModel, GenerationMixin):
 
         Sequence i enters the balance loss with weight n_i: its labelled tokens, or 1 for `"sum_per_sample"`. So the
         sum over micro-batches and processes is exactly the loss of the whole batch.
+
+        Args:
+            nll, owner: of each label `(labelled,)`, and the number of its sequence.
+            count: sequences.
+            balance: what `sequence_balance_loss` gives.
         """
-        targets = F.pad(labels, (0, 1), value=-100)[:, 1:]
-        labelled = targets != -100
-        places = labelled.nonzero(as_tuple=True)
-        logits = self.lm_head(hidden_states[places])
-        nll = F.cross_entropy(logits.float(), targets[places], reduction="none")
-        sequence_nll = nll.new_zeros(labels.shape).index_put(places, nll).sum(1)
-        weight = labelled.sum(1) if self.config.loss_reduction == "token_mean" else labelled.new_ones(len(labelled))
+        sequence_nll = nll.new_zeros(count).index_add(0, owner, nll)
+        weight = owner.new_ones(count)
+        if self.config.loss_reduction == "token_mean":
+            weight = owner.new_zeros(count).index_add(0, owner, torch.ones_like(owner))
         if num_items is None:
             num_items = weight.sum().clamp(min=1)
         total = sequence_nll if sequence_weights is None else sequence_nll * sequence_weights
         losses = {"loss": total.sum() / num_items, "sequence_nll": sequence_nll}
-        if router_logits is None:
+        if balance is None:
             return losses
-        if attention_mask is None:
-            attention_mask = torch.ones_like(labels)
-        per_sequence, losses["expert_load"] = sequence_balance_loss(
-            router_logits, self.config.num_experts_per_tok, attention_mask
-        )
+        per_sequence, losses["expert_load"] = balance
         aux_loss = (weight.to(per_sequence.device) * per_sequence).sum().to(nll.device) / num_items
         return losses | {"loss": losses["loss"] + self.config.router_aux_loss_coef * aux_loss, "aux_loss": aux_loss}
 

@@ -21,6 +21,8 @@ from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from .configuration_omnimol import OmniMolConfig
+from .linear_omnimol import linear
+from .packing_omnimol import sequence_numbers
 
 PROJECTIONS = ("gate", "up", "down")
 
@@ -244,19 +246,19 @@ class LowRankExperts(nn.Module):
         down_b = (down_gamma * self.down_B).to(dtype)
         # One product for A of gate and up of all experts. One dropout mask for all experts, here and before down.
         first = torch.cat([gate_gamma * self.gate_A, up_gamma * self.up_A], dim=1).flatten(0, 1)
-        low = F.linear(self.dropout(hidden_states), first.to(hidden_states.dtype))
+        low = linear(self.dropout(hidden_states), first.to(hidden_states.dtype))
         low = low.view(tokens, self.num_experts, 2 * self.rank)
         keep = self.dropout(torch.ones_like(gate)) if self.training and self.dropout.p else None
         activation, low_rank = torch.zeros_like(gate), torch.zeros_like(hidden_states, dtype=dtype)
         for e, (rows, weight) in enumerate(_by_expert(chosen, weights, self.num_experts)):
             low_gate, low_up = _take(low[:, e], rows).split(self.rank, dim=-1)
-            gate_e = _take(gate, rows) + F.linear(low_gate, self.gate_B[e].to(low.dtype))
-            up_e = _take(up, rows) + F.linear(low_up, self.up_B[e].to(low.dtype))
+            gate_e = linear(low_gate, self.gate_B[e].to(low.dtype), base=_take(gate, rows))
+            up_e = linear(low_up, self.up_B[e].to(low.dtype), base=_take(up, rows))
             weighted, low_down = _recomputed(
                 self._activate, gate_e, up_e, weight, keep, rows, self.down_A[e].to(dtype)
             )
             _add(activation, rows, weighted)
-            _add(low_rank, rows, F.linear(low_down, down_b[e]).to(dtype))
+            _add(low_rank, rows, linear(low_down, down_b[e]).to(dtype))
         return activation, low_rank
 
     def _activate(
@@ -264,7 +266,7 @@ class LowRankExperts(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """One expert's weighted activation `(n, intermediate)`, and its product with A of down `(n, r)`."""
         weighted = (self.act_fn(gate) * up * weight).to(down_a.dtype)
-        return weighted, F.linear(weighted if keep is None else weighted * _take(keep, rows), down_a)
+        return weighted, linear(weighted if keep is None else weighted * _take(keep, rows), down_a)
 
 
 class FullExperts(nn.ModuleList):
@@ -306,22 +308,31 @@ class AnchorReconcileMoE(nn.Module):
             weights = weights / weights.sum(-1, keepdim=True)
         return weights, chosen
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map `(batch, length, hidden)` to the same shape."""
+    def forward(self, hidden_states: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Map `(batch, length, hidden)` to the same shape.
+
+        Args:
+            kept: `(n,)` int64, the positions in `batch * length` that go through the experts, all through the router;
+                what comes back is `(n, hidden)`. None: all of them.
+        """
         _, weights, chosen = self.router(hidden_states)
-        weights, chosen = (choice.flatten(0, 1) for choice in self.with_anchor(weights, chosen))
-        flat = hidden_states.flatten(0, 1)
+        flat = [part.flatten(0, 1) for part in (hidden_states, *self.with_anchor(weights, chosen))]
+        if kept is not None:
+            return self._experts(*(part.index_select(0, kept) for part in flat))
+        return self._experts(*flat).view_as(hidden_states)
+
+    def _experts(self, flat: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         if self.base is None:
-            return self.experts(flat, weights, chosen).view_as(hidden_states)
+            return self.experts(flat, weights, chosen)
         activation, low_rank = self.experts(flat, self.base.gate_proj(flat), self.base.up_proj(flat), weights, chosen)
         output = self.base.down_proj(activation) + low_rank
         if (bias := self.base.down_proj.bias) is not None:  # each expert has it, and it came once a token
             output = output + (weights.sum(-1, keepdim=True) - 1).to(output.dtype) * bias
-        return output.view_as(hidden_states)
+        return output
 
 
 def sequence_balance_loss(
-    router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor
+    router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor | None, cu_seq_lens: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The balance loss l_i of each sequence (Section 3.5), averaged over the MoE layers.
 
@@ -331,21 +342,35 @@ def sequence_balance_loss(
     Args:
         router_logits: one `(batch, length, N)` tensor a MoE layer.
         top_k: k, experts a token.
-        attention_mask: `(batch, length)`, nonzero for tokens, 0 for padding.
+        attention_mask: `(batch, length)`, nonzero for tokens, 0 for padding; None: no padding.
+        cu_seq_lens: `(sequences + 1,)`, where the sequences of one packed row begin and end; then `batch` is 1 in what
+            is given, and the number of sequences in what comes back.
 
     Returns:
         l_i `(batch,)` in fp32, whose gradients flow through s_ij; and what share of each sequence's choices each
         expert got, `(MoE layers, batch, N)` in fp32 without gradients: C_ij / N.
     """
-    mask = attention_mask.to(torch.float32).unsqueeze(-1)
-    lengths = mask.sum(1).clamp(min=1)
+    if cu_seq_lens is not None:
+        lengths = cu_seq_lens.diff().unsqueeze(-1)
+        owner = sequence_numbers(cu_seq_lens, router_logits[0].shape[1])
+    else:
+        mask = router_logits[0].new_ones(router_logits[0].shape[:2]) if attention_mask is None else attention_mask
+        mask = mask.to(torch.float32).unsqueeze(-1)
+        lengths = mask.sum(1).clamp(min=1)
+
+    def summed(values: Tensor) -> Tensor:
+        """`(batch, length, N)` to the sum over each sequence's tokens `(sequences, N)`."""
+        if cu_seq_lens is None:
+            return (values * mask).sum(1)
+        return values.new_zeros(len(lengths), values.shape[-1]).index_add(0, owner, values[0])
+
     per_layer, shares = [], []
     for logits in router_logits:
         probabilities = logits.float().softmax(-1)
         num_experts = logits.shape[-1]
         choices = torch.zeros_like(probabilities).scatter(-1, probabilities.topk(top_k, dim=-1).indices, 1.0)
-        share = (choices * mask).sum(1) / (lengths * top_k)
-        importance = (probabilities * mask).sum(1) / lengths
+        share = summed(choices) / (lengths * top_k)
+        importance = summed(probabilities) / lengths
         per_layer.append(num_experts * (share * importance).sum(-1))
         shares.append(share)
     return torch.stack(per_layer).mean(0), torch.stack(shares)

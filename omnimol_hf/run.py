@@ -82,6 +82,9 @@ class RunArguments:
         default=None,
         metadata={"help": "rows of an optimiser step over all processes; sets gradient_accumulation_steps"},
     )
+    packing: bool = field(
+        default=False, metadata={"help": "train on the rows of a micro-batch one after the other, without padding"}
+    )
     max_heavy_atoms: int | None = field(default=None, metadata={"help": "leave out rows with larger molecules"})
     max_length: int | None = field(default=None, metadata={"help": "leave out rows with more tokens"})
     eval_rows: int = field(default=64, metadata={"help": "held-out rows a task that are answered at the end"})

@@ -22,6 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from omnimol_hf.adapters.layer import AdaptiveLinear
 from omnimol_hf.modeling_omnimol import OmniMolCausalLMOutput
 from omnimol_hf.moe_omnimol import LowRankExperts
+from omnimol_hf.packing_omnimol import next_labels, sequence_numbers
 from omnimol_hf.tasks import ALL_TASKS
 
 if TYPE_CHECKING:
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
 
 TELEMETRY = "telemetry.jsonl"
 _GIB = 1024**3
+
+
+def labels_by_sequence(batch: dict[str, Tensor]) -> Tensor:
+    """How many labels each sequence of a padded or packed batch has to predict: `(sequences,)` int64."""
+    cu_seq_lens = batch.get("cu_seq_lens_q")
+    labelled = next_labels(batch["labels"], cu_seq_lens) != -100
+    if cu_seq_lens is None:
+        return labelled.sum(1)
+    owner = sequence_numbers(cu_seq_lens, labelled.shape[1])
+    return owner.new_zeros(len(cu_seq_lens) - 1).index_add(0, owner, labelled[0].long())
 
 
 class BatchSums:
@@ -54,19 +65,20 @@ class BatchSums:
 
         Args:
             task_ids: `(batch,)` int64, positions in `ALL_TASKS`.
-            batch: the model's `labels` and `attention_mask`.
+            batch: the model's `labels`, with `attention_mask` or packed.
             step: the optimiser step that this belongs to, from 1.
             scale: by how much the processes' balance losses have to be multiplied before they are averaged.
         """
         nll = output.sequence_nll.to(self.by_task.dtype)
-        labelled = (batch["labels"][:, 1:] != -100).sum(1)
+        labelled = labels_by_sequence(batch)
         self.by_task.index_add_(0, task_ids, torch.stack([nll, labelled.to(nll.dtype), torch.ones_like(nll)], 1))
         finite = nll.isfinite()
         finite &= output.loss.isfinite() | ~finite.all()  # a bad sum of good parts is no single task's doing
         at = torch.where(finite, math.inf, float(step)).to(nll.dtype)
         self.first_bad.scatter_reduce_(0, task_ids, at, "amin")
-        self.totals[0] += batch["attention_mask"].sum()
-        self.totals[1] += batch["attention_mask"].numel()
+        positions = batch["labels"].numel()
+        self.totals[0] += batch["attention_mask"].sum() if "attention_mask" in batch else positions
+        self.totals[1] += positions
         if output.expert_load is not None:
             self.totals[2] += scale * output.aux_loss
             self.load.index_add_(0, task_ids, output.expert_load.transpose(0, 1).to(nll.dtype))

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from omnimol_hf.checkpoints import STAGING, WholeCheckpoints, global_batch, last_checkpoint, stops_plainly
 from omnimol_hf.llama_licence import copy_legal_files
+from omnimol_hf.packing import PackedCollator, prepare_attention
 from omnimol_hf.sampling import MixtureSampler, SelectionSampler
 from omnimol_hf.selection import RowSelection
 from omnimol_hf.tasks import ALL_TASKS
-from omnimol_hf.telemetry import Telemetry
+from omnimol_hf.telemetry import Telemetry, labels_by_sequence
 
 ROUNDS = "selection.jsonl"
 
@@ -39,6 +40,7 @@ class OmniMolTrainer(WholeCheckpoints):
             exact over micro-batches and processes. The balance loss stays as it is. The authors' `use_task_loss`
             means something else: it divides each task's mean in a micro-batch by its own detached value, so that only
             the directions of the tasks' gradients count and how the rows were dealt out changes the result.
+        packing: the rows of a micro-batch are packed into one row to train on; see `PackedCollator`.
         kwargs: those of `Trainer`.
     """
 
@@ -49,14 +51,18 @@ class OmniMolTrainer(WholeCheckpoints):
         selection: RowSelection | None = None,
         score: Callable[[np.ndarray], np.ndarray] | None = None,
         balance_tasks: bool = False,
+        packing: bool = False,
         **kwargs: Any,
     ) -> None:
         self.mixture = mixture
         self.selection = selection
         self.balance_tasks = balance_tasks
+        self.packing = packing
         super().__init__(*args, **kwargs)
         if balance_tasks and self.args.world_size > 1 and not self.counts_everywhere:
             raise ValueError("balance_tasks with several processes needs average_tokens_across_devices=True")
+        if packing:
+            prepare_attention(self.accelerator.unwrap_model(self.model))
         # It would hide a loss that is not finite, and wait for the device in each step to see it.
         self.args.logging_nan_inf_filter = False
         self.telemetry = Telemetry(self)
@@ -87,14 +93,24 @@ class OmniMolTrainer(WholeCheckpoints):
             self.sampler = SelectionSampler(self.selection, rows["length"], self.global_batch, seed)
         return self.sampler
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches to train on; only those are packed, for Trainer's evaluation counts rows."""
+        collator = self.data_collator
+        if self.packing:
+            self.data_collator = PackedCollator(collator)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
+
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         """Labelled tokens of the whole optimiser step, or its sequences when the loss averages over those (Eq. 4)."""
         by_tokens = self.accelerator.unwrap_model(self.model).config.loss_reduction == "token_mean"
         items = torch.zeros(len(ALL_TASKS), dtype=torch.int64, device=device)
         for batch in batch_samples:
-            labelled = (batch["labels"][:, 1:] != -100).sum(1)
-            each = labelled if by_tokens else torch.ones_like(labelled)
-            items.index_add_(0, batch["task_ids"].to(device), each.to(device))
+            task_ids = batch["task_ids"]
+            each = labels_by_sequence(batch) if by_tokens else torch.ones_like(task_ids)
+            items.index_add_(0, task_ids.to(device), each.to(device))
         self.task_items = self.accelerator.reduce(items, "sum") if self.counts_everywhere else items
         return self.task_items.sum()
 

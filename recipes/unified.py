@@ -95,6 +95,7 @@ def make_trainer(run: RunArguments, training: TrainingArguments, folder: Path, r
         selection=selection,
         score=score,
         balance_tasks=run.balance_tasks,
+        packing=run.packing,
         callbacks=run_callbacks(run.stop_epoch, run.patience),
     )
 

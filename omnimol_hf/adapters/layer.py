@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft.tuners.lora.layer import Linear, LoraVariant
 from torch import Tensor, nn
 
 from omnimol_hf.adapters.config import AdaptiveLoraConfig
+from omnimol_hf.linear_omnimol import linear
 from omnimol_hf.moe_omnimol import adaptive_gamma
 
 # A layer's offsets to alpha, beta and, when it is learnable, p. Their shape is (1,), for FSDP shards no scalars.
@@ -36,11 +36,11 @@ class AdaptiveVariant(LoraVariant):
     @staticmethod
     def forward(module: AdaptiveLinear, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
         """Add gamma B A x `(..., out_features)` to the base layer's result."""
-        low = module.lora_A[active_adapter](module.lora_dropout[active_adapter](x))
+        low = linear(module.lora_dropout[active_adapter](x), module.lora_A[active_adapter].weight)
         b = module.lora_B[active_adapter].weight
         # B is scaled, in fp32, and not an activation: that is small, and in bf16, where 8 and 8.01 are one number, a
         # gamma between them still rounds some elements of B the other way.
-        return result + F.linear(low, (b * module.gamma(active_adapter)).to(b.dtype))
+        return linear(low, (b * module.gamma(active_adapter)).to(b.dtype), base=result)
 
     @staticmethod
     @torch.no_grad()

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from omnimol_hf.adapters.config import AdaptiveLoraConfig
 from omnimol_hf.adapters.layer import GAMMA_PARAMETERS, AdaptiveLinear
 from omnimol_hf.adapters.tokens import make_rows_cheap, trained_rows
+from omnimol_hf.linear_omnimol import OmniMolLinear
 from omnimol_hf.moe_omnimol import LowRankExperts
 
 # Attention and feed-forward layers of the language model; experts when each is a whole network. Not the head, the
@@ -43,7 +44,7 @@ class AdaptiveLoraModel(LoraModel):
         lora_config: AdaptiveLoraConfig, adapter_name: str, target: nn.Module, **kwargs: Any
     ) -> AdaptiveLinear:
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        if type(base) is not nn.Linear:  # quantised layers derive from it and could not be merged
+        if type(base) not in (nn.Linear, OmniMolLinear):  # quantised layers derive from it and could not be merged
             raise ValueError(
                 f"adaptive LoRA adapts nn.Linear only, but {kwargs['target_name']} is {type(base).__name__}; leave it "
                 "out of target_modules"

@@ -50,6 +50,10 @@ def test_a_collated_batch_is_the_processors(features):
         return_tensors="pt",
     )
     assert batch.pop("task_ids").tolist() == [list(ALL_TASKS).index(one["task"]) for one in ROWS]
+    before_labels = (expected["labels"][:, 1:] != -100).nonzero()
+    assert batch.pop("label_index").tolist() == [
+        row * batch["labels"].shape[1] + i for row, i in before_labels.tolist()
+    ]
     assert set(batch) == set(expected)
     for name, tensor in batch.items():
         assert tensor.dtype == torch.int64, name
@@ -61,7 +65,7 @@ def test_a_batch_without_molecules_has_no_graph():
     processor = tiny.processor()
     collate = TrainingCollator(processor.tokenizer.pad_token_id)
     batch = collate([encode_row(ROWS[3], processor)])
-    assert set(batch) == {"input_ids", "attention_mask", "labels", "task_ids"}
+    assert set(batch) == {"input_ids", "attention_mask", "labels", "label_index", "task_ids"}
     first_has_none = collate([encode_row(ROWS[3], processor), encode_row(ROWS[0], processor)])
     assert first_has_none["atom_features"].shape == (3, 9)
     assert first_has_none["bond_index"].tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]]

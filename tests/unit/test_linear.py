@@ -1,0 +1,68 @@
+"""Linear maps on oneDNN's kernels, against the same products in fp64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from omnimol_hf import linear_omnimol
+from omnimol_hf.linear_omnimol import OmniMolLinear, linear, use_fast_linear
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """oneDNN has kernels for every CPU; where there are none of wide vectors they are only not asked for."""
+    monkeypatch.setattr(linear_omnimol, "_WIDE_VECTORS", torch.backends.mkldnn.is_available())
+
+
+def close(one: torch.Tensor, exact: torch.Tensor) -> None:
+    assert one.dtype == torch.float32
+    assert (one.double() - exact).norm() < 1e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("with_base", [False, True])
+@pytest.mark.parametrize(("inner", "outer"), [(48, 512), (512, 48)])
+def test_values_and_gradients(inner, outer, with_base, strided):
+    torch.manual_seed(0)
+    x = torch.randn(3, 70, 2 * inner)[..., :inner] if strided else torch.randn(3, 70, inner)
+    weight, base, upstream = torch.randn(outer, inner), torch.randn(3, 70, outer), torch.randn(3, 70, outer)
+    parts = [part.requires_grad_() for part in (x, weight, base)]
+    exact = [part.detach().double().requires_grad_() for part in parts]
+    output = linear(x, weight, base if with_base else None)
+    assert output.grad_fn.name() == "_OneDNNLinearBackward"
+    wanted = F.linear(exact[0], exact[1]) + (exact[2] if with_base else 0)
+    close(output, wanted)
+    output.backward(upstream)
+    wanted.backward(upstream.double())
+    for part, other in list(zip(parts, exact, strict=True))[: 2 + with_base]:
+        close(part.grad, other.grad)
+
+
+def test_frozen_weights_keep_no_input():
+    """Their gradient is not worked out, and what it would need is not kept."""
+    x, weight = torch.randn(512, 64, requires_grad=True), torch.randn(64, 64)
+    output = linear(x, weight)
+    assert [kept is None for kept in output.grad_fn.saved_tensors] == [True, False]
+    output.sum().backward()
+    assert weight.grad is None
+
+
+@pytest.mark.parametrize("change", ["double", "bfloat16", "small", "none", "autocast"])
+def test_everything_else_is_pytorch(change):
+    rows = {"small": 2, "none": 0}.get(change, 512)
+    x, weight = torch.randn(rows, 64), torch.randn(64, 64, requires_grad=True)
+    if change in ("double", "bfloat16"):
+        x, weight = (part.detach().to(getattr(torch, change)) for part in (x, weight))
+    with torch.autocast("cpu", enabled=change == "autocast"):
+        assert torch.equal(linear(x, weight), F.linear(x, weight))
+
+
+def test_layers_keep_their_parameters():
+    module = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Sequential(nn.Linear(64, 64, bias=False)))
+    x = torch.randn(512, 64)
+    before, wanted = module.state_dict(), module.double()(x.double())
+    use_fast_linear(module.float())
+    assert [type(layer) for layer in (module[0], module[2][0])] == [OmniMolLinear, OmniMolLinear]
+    assert module.state_dict().keys() == before.keys()
+    close(module(x), wanted)
