@@ -20,10 +20,12 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from omnimol_hf.linear import fast_linear
 from omnimol_hf.modeling_omnimol import GRAPH_INPUTS, OmniMolForCausalLM
+from omnimol_hf.moe_few_tokens import FewTokensMoE
 
 # How many numbers the widest activation of a piece of prompts may have. On a CPU they should stay in its cache.
 _PIECE = {"cpu": 1 << 19}
 _PIECE_ELSEWHERE = 1 << 26
+_GROUPS = 4  # of rows of similar length that attend together
 # What a generation config may say without changing what greedy search finds, or what is done here too.
 _UNDERSTOOD = {
     "bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "max_length", "max_new_tokens", "use_cache",
@@ -31,6 +33,7 @@ _UNDERSTOOD = {
 }  # fmt: skip
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+FeedForward = Callable[[Tensor], Tensor]
 
 
 def can_decode(model: OmniMolForCausalLM) -> bool:
@@ -87,30 +90,46 @@ class _Slots:
 
         return attend
 
-    def attend_last(self, lengths: Tensor, longest: int) -> Attend:
-        """Attention of one new token a row, at the place `lengths` `(rows,)` in its slot; `longest` is their largest."""
-        rows = torch.arange(len(lengths), device=lengths.device)
-        places = torch.arange(longest + 1, device=lengths.device)
-        mask = (places <= lengths[:, None])[:, None, None]
+    def attend_last(self, lengths: Sequence[int]) -> Attend:
+        """Attention of one new token a row, at the place `lengths` of its slot."""
+        device, count = self.data.device, len(lengths)
+        rows, places = torch.arange(count, device=device), torch.tensor(lengths, device=device)
+        # A few groups, each as long as its longest row: keys and values are what takes the time.
+        groups = []
+        for start in range(0, count, size := -(-count // _GROUPS)):
+            part = slice(start, start + size)
+            longest = max(lengths[part]) + 1
+            seen = torch.arange(longest, device=device) <= places[part, None]
+            groups.append((part, longest, seen[:, None, None]))
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.data[layer]
-            keys[rows, :, lengths], values[rows, :, lengths] = k, v
-            seen = (part[: len(lengths), :, : longest + 1] for part in (keys, values))
+            keys[rows, :, places], values[rows, :, places] = k, v
             # The query heads of a key head stand where the places of a sequence would: all of them see the same.
-            grouped = q.view(len(q), k.shape[1], -1, q.shape[-1])
-            return F.scaled_dot_product_attention(grouped, *seen, attn_mask=mask).flatten(1)
+            grouped = q.view(count, k.shape[1], -1, q.shape[-1])
+            mixed = [
+                F.scaled_dot_product_attention(
+                    grouped[part], keys[:count][part, :, :longest], values[:count][part, :, :longest], attn_mask=seen
+                )
+                for part, longest, seen in groups
+            ]
+            return torch.cat(mixed).flatten(1)
 
         return attend
 
 
 def _run(
-    model: OmniMolForCausalLM, hidden: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | slice = slice(None)
+    model: OmniMolForCausalLM,
+    blocks: Sequence[FeedForward],
+    hidden: Tensor,
+    positions: Tensor,
+    attend: Attend,
+    wanted: Tensor | slice = slice(None),
 ) -> Tensor:
     """The language model's layers on tokens `(tokens, hidden)`; the result has the wanted ones of them alone."""
     text = model.model.language_model
     cos, sin = (part[0] for part in text.rotary_emb(hidden[None], positions[None]))
-    for number, layer in enumerate(text.layers):
+    for number, (layer, block) in enumerate(zip(text.layers, blocks, strict=True)):
         attention, normed = layer.self_attn, layer.input_layernorm(hidden)
         projections = attention.q_proj, attention.k_proj, attention.v_proj
         q, k, v = (project(normed).view(len(hidden), -1, attention.head_dim) for project in projections)
@@ -118,7 +137,7 @@ def _run(
         if number == len(text.layers) - 1:
             hidden, mixed = hidden[wanted], mixed[wanted]
         hidden = hidden + attention.o_proj(mixed)
-        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden)[None])[0]
+        hidden = hidden + block(layer.post_attention_layernorm(hidden)[None])[0]
     return text.norm(hidden)
 
 
@@ -148,7 +167,9 @@ def _pieces(spans: Sequence[_Span], size: int) -> list[list[_Span]]:
     return pieces
 
 
-def _prefill(model: OmniMolForCausalLM, inputs: Mapping[str, Tensor], prompts: Sequence[Tensor], slots: _Slots) -> Tensor:
+def _prefill(
+    model: OmniMolForCausalLM, inputs: Mapping[str, Tensor], prompts: Sequence[Tensor], slots: _Slots
+) -> Tensor:
     """Read the prompts into their slots; the last hidden state of each, `(rows, hidden)`."""
     graph = {name: inputs.get(name) for name in GRAPH_INPUTS}
     embedded = model.model.embed(torch.cat(list(prompts))[None], **graph)[0].split([len(prompt) for prompt in prompts])
@@ -156,6 +177,7 @@ def _prefill(model: OmniMolForCausalLM, inputs: Mapping[str, Tensor], prompts: S
     widest = max(model.config.text_config.intermediate_size, model.config.text_config.hidden_size)
     size = max(64, _PIECE.get(slots.data.device.type, _PIECE_ELSEWHERE) // widest)
     spans = [_Span(slot, shared, len(prompt)) for slot, prompt in enumerate(prompts)]
+    blocks = [layer.mlp for layer in model.model.language_model.layers]
     last = []
     for piece in [*_pieces([_Span(0, 0, shared)], size), *_pieces(spans, size)]:
         if not piece:
@@ -164,7 +186,7 @@ def _prefill(model: OmniMolForCausalLM, inputs: Mapping[str, Tensor], prompts: S
         positions = torch.cat([torch.arange(span.start, span.stop) for span in piece]).to(hidden.device)
         ends = [span.stop == len(prompts[span.slot]) for span in piece]
         places = torch.tensor([span.stop - span.start for span in piece]).cumsum(0)[torch.tensor(ends)] - 1
-        last.append(_run(model, hidden, positions, slots.attend_spans(piece), places.to(hidden.device)))
+        last.append(_run(model, blocks, hidden, positions, slots.attend_spans(piece), places.to(hidden.device)))
         if piece[-1] == _Span(0, piece[-1].start, shared):
             slots.repeat_first(shared)
     return torch.cat(last)
@@ -193,13 +215,14 @@ def _decode(
 ) -> tuple[Tensor, Tensor | None]:
     settings, device = model.generation_config, inputs["input_ids"].device
     prompts = [ids[mask.bool()] for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+    blocks = [layer.mlp for layer in model.model.language_model.layers]
+    blocks = [FewTokensMoE(block) if FewTokensMoE.suits(block) else block for block in blocks]
     ends = torch.tensor(settings.eos_token_id, device=device).flatten()
     suppressed = torch.tensor(settings.suppress_tokens or [], dtype=torch.long, device=device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    longest, rows = int(lengths.max()), torch.arange(len(prompts), device=device)
+    lengths, rows = [len(prompt) for prompt in prompts], torch.arange(len(prompts), device=device)
     new = torch.full((len(prompts), max_new_tokens), settings.pad_token_id, device=device)
     total = torch.zeros(len(prompts), dtype=torch.float64, device=device) if rate else None
-    slots = _Slots(model, len(prompts), longest + max_new_tokens - 1)
+    slots = _Slots(model, len(prompts), max(lengths) + max_new_tokens - 1)
     hidden = _prefill(model, inputs, prompts, slots)
     for number in range(max_new_tokens):
         logits = model.lm_head(hidden).float()
@@ -208,17 +231,15 @@ def _decode(
         new[rows, number] = tokens
         if rate:
             total[rows] += logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].double()
-        going = (~torch.isin(tokens, ends)).nonzero()[:, 0]
-        if not len(going):
+        going = (~torch.isin(tokens, ends)).nonzero()[:, 0].tolist()
+        if not going or number + 1 == max_new_tokens:
             return new[:, : number + 1], total
         if len(going) < len(rows):
-            kept = _fill_slots(slots, going.tolist(), longest)
-            rows, lengths, tokens = rows[kept], lengths[kept], tokens[kept]
-        if number + 1 < max_new_tokens:
-            embedded = model.get_input_embeddings()(tokens)
-            hidden = _run(model, embedded, lengths, slots.attend_last(lengths, longest))
-            lengths, longest = lengths + 1, longest + 1
-    return new, total
+            kept = _fill_slots(slots, going, max(lengths))
+            rows, tokens, lengths = rows[kept], tokens[kept], [lengths[slot] for slot in kept]
+        hidden = model.get_input_embeddings()(tokens)
+        hidden = _run(model, blocks, hidden, torch.tensor(lengths, device=device), slots.attend_last(lengths))
+        lengths = [length + 1 for length in lengths]
 
 
 def _fill_slots(slots: _Slots, going: list[int], length: int) -> list[int]:
