@@ -29,7 +29,7 @@ _GROUPS = 4  # of rows of similar length that attend together
 # What a generation config may say without changing what greedy search finds, or what is done here too.
 _UNDERSTOOD = {
     "bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "max_length", "max_new_tokens", "use_cache",
-    "do_sample", "temperature", "top_p", "top_k", "transformers_version",
+    "do_sample", "temperature", "top_p", "top_k", "transformers_version", "_from_model_config",
 }  # fmt: skip
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -38,8 +38,10 @@ FeedForward = Callable[[Tensor], Tensor]
 
 def can_decode(model: OmniMolForCausalLM) -> bool:
     """Whether `decode` does all that `generate` would: the whole model on one device, and no further wishes."""
-    wishes = set(model.generation_config.to_diff_dict()) - _UNDERSTOOD
-    return not wishes and len({parameter.device for parameter in model.parameters()}) == 1
+    stated = {name for name, value in model.generation_config.to_dict().items() if value not in (None, False)}
+    if stated - _UNDERSTOOD or not {"eos_token_id", "pad_token_id"} <= stated:
+        return False
+    return len({parameter.device for parameter in model.parameters()}) == 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class _Span:
 
 
 class _Slots:
-    """The keys and values of rows, `data` `(layers, 2, slots, key heads, length, head size)`: row i from place 0 on."""
+    """The keys and values of rows, `(layers, 2, slots, key heads, length, head size)`; a row starts at place 0."""
 
     def __init__(self, model: OmniMolForCausalLM, slots: int, length: int) -> None:
         text, like = model.config.text_config, model.get_input_embeddings().weight
