@@ -1,4 +1,4 @@
-"""Answers in bulk: batches of similar length, left-padded, shared among processes."""
+"""Answers in bulk: batches of one task and similar length, shared among processes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import BatchFeature
 
+from omnimol_hf.decoding import can_decode, decode
 from omnimol_hf.modeling_omnimol import OmniMolForCausalLM
 from omnimol_hf.processing_omnimol import OmniMolProcessor
 
@@ -65,6 +66,11 @@ class GenerationSettings:
                 f"{self.num_beams}: greedy search finds one answer"
             )
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether each token is simply the likeliest."""
+        return not self.do_sample and self.num_beams == 1
+
     def arguments(self) -> dict[str, Any]:
         """What `generate` is given."""
         chosen = asdict(self)
@@ -77,12 +83,15 @@ class GenerationSettings:
 
 
 def length_batches(rows: Sequence[dict[str, Any]], batch_size: int) -> list[list[int]]:
-    """The numbers of the rows in batches of similar length, the longest first.
+    """The numbers of the rows in batches of the same task and similar length, the longest row first.
 
-    They depend on nothing but the rows: any number of processes answers the same batches.
+    Answers to the same task end at about the same time, so that few rows wait for others. The batches depend on
+    nothing but the rows: any number of processes answers the same ones.
     """
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input"]) + len(rows[i]["instruction"]), reverse=True)
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    lengths = [len(row["input"]) + len(row["instruction"]) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (rows[i]["task"], -lengths[i]))
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return sorted(batches, key=lambda batch: max(lengths[i] for i in batch), reverse=True)
 
 
 @torch.inference_mode()
@@ -99,7 +108,8 @@ def answer_batches(
     Args:
         rows: rows of the dataset's schema; their `output` is not looked at.
         batches: numbers of rows; process r of n answers the batches r, r + n, r + 2n ...
-        rate: whether to work out `logprob`; it costs one more pass over each batch.
+        rate: whether to work out `logprob`. Greedy search does so in passing, all other searches with one more pass
+            over each batch.
 
     Yields:
         For each batch `(number of the row, answer)` with
@@ -165,10 +175,14 @@ def _answer_batch(
     answers = {i: nothing | {"problem": why} for i, why in problems.items()}
     if inputs is not None:
         inputs = inputs.to(model.device)
-        new = model.generate(**inputs, **settings.arguments())[:, inputs["input_ids"].shape[1] :]
+        if settings.is_greedy and settings.use_cache and can_decode(model):
+            new, values = decode(model, inputs, settings.max_new_tokens, rate)
+        else:
+            new = model.generate(**inputs, **settings.arguments())[:, inputs["input_ids"].shape[1] :]
+            values = _all_logprobs(model, inputs, new, _kept(processor, new)) if rate else None
         found = _described(processor, new)
-        if rate:
-            for one, value in zip(found, _all_logprobs(model, inputs, new, _kept(processor, new)), strict=True):
+        if values is not None:
+            for one, value in zip(found, values.tolist(), strict=True):
                 one["logprob"] = round(value, 4)
         for place, i in enumerate(readable):
             several = found[place * settings.candidates : (place + 1) * settings.candidates]
@@ -194,11 +208,11 @@ def _described(processor: OmniMolProcessor, new: Tensor) -> list[dict[str, Any]]
     ]
 
 
-def _all_logprobs(model: OmniMolForCausalLM, inputs: BatchFeature, new: Tensor, kept: Tensor) -> list[float]:
+def _all_logprobs(model: OmniMolForCausalLM, inputs: BatchFeature, new: Tensor, kept: Tensor) -> Tensor:
     """`answer_logprobs` where each prompt has the same number of answers, one after the other."""
     candidates = len(new) // len(inputs["input_ids"])
     values = [answer_logprobs(model, inputs, new[k::candidates], kept[k::candidates]) for k in range(candidates)]
-    return torch.stack(values, dim=1).flatten().tolist()
+    return torch.stack(values, dim=1).flatten()
 
 
 @torch.inference_mode()
