@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from benchmarks.baseline_data import prompt_text, row_graph, tokenise, tokenised_row

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from omnimol_hf.linear import fast_linear
 from omnimol_hf.modeling_omnimol import GRAPH_INPUTS, OmniMolForCausalLM
 from omnimol_hf.moe_few_tokens import FewTokensMoE
 
@@ -208,13 +207,6 @@ def decode(
         The new tokens `(rows, length)`, padded behind a row's end, as `generate` gives them; and the natural
         logarithm of each row's probability `(rows,)` in float64, if it is asked for.
     """
-    with fast_linear():
-        return _decode(model, inputs, max_new_tokens, rate)
-
-
-def _decode(
-    model: OmniMolForCausalLM, inputs: Mapping[str, Tensor], max_new_tokens: int, rate: bool
-) -> tuple[Tensor, Tensor | None]:
     settings, device = model.generation_config, inputs["input_ids"].device
     prompts = [ids[mask.bool()] for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
     blocks = [layer.mlp for layer in model.model.language_model.layers]

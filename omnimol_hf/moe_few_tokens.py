@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from omnimol_hf.linear_omnimol import linear
 from omnimol_hf.moe_omnimol import AnchorReconcileMoE
 
 _MOST_EXPERTS = 2  # experts for each one that a token goes to; with more of them, sorting costs less than it saves
@@ -42,13 +42,13 @@ class FewTokensMoE:
         weights, chosen = (choice.flatten(0, 1) for choice in self.moe.with_anchor(weights, chosen))
         gate, up = base.gate_proj(x), base.up_proj(x)
         share = weights.new_zeros(len(x), experts.num_experts).scatter_(1, chosen, weights).to(gate.dtype)
-        low = F.linear(x, self.first).view(len(x), experts.num_experts, 2, experts.rank)
+        low = linear(x, self.first).view(len(x), experts.num_experts, 2, experts.rank)
         low_gate, low_up = low.permute(2, 1, 0, 3)
         gate = torch.baddbmm(gate.expand(experts.num_experts, -1, -1), low_gate, experts.gate_B.mT.to(gate.dtype))
         up = torch.baddbmm(up.expand(experts.num_experts, -1, -1), low_up, experts.up_B.mT.to(up.dtype))
         activation = experts.act_fn(gate) * up * share.T.unsqueeze(-1)
         low_down = torch.bmm(activation, experts.down_A.mT.to(activation.dtype))
-        output = base.down_proj(activation.sum(0)) + F.linear(low_down.transpose(0, 1).flatten(1), self.last)
+        output = base.down_proj(activation.sum(0)) + linear(low_down.transpose(0, 1).flatten(1), self.last)
         if (bias := base.down_proj.bias) is not None:  # each expert has it, and it came once a token
             output = output + (share.sum(-1, keepdim=True) - 1) * bias
         return output.view_as(hidden_states)
