@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import is_flash_attn_2_available
 
 from benchmarks.baseline_model import BaselineModel, MaskedMoE
 from benchmarks.clock import seconds
@@ -44,6 +45,7 @@ from omnimol_hf.adapters import AdaptiveLoraConfig, add_adapters
 from omnimol_hf.from_scratch import new_processor
 from omnimol_hf.generation import generate_answers
 from omnimol_hf.moe_omnimol import AnchorReconcileMoE
+from omnimol_hf.packing import prepare_attention
 
 # Dense bf16 FLOPs a second by NVIDIA's data sheets, by a piece of the device's name.
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
@@ -107,7 +109,13 @@ class Bench:
         self.baseline = BaselineModel(self.product).to(device).train()
         set_dropout(self.baseline, 0.05)
         self.counted = product_batches(rows, plan.batch, self.pad)
-        self.own = [moved(batch, device) for batch in self.counted]
+        # Without a varlen kernel a GPU would mask the products between a pack's rows: then batches are padded.
+        self.packed = device == "cpu" or is_flash_attn_2_available()
+        if device != "cpu" and self.packed:
+            self.product.get_base_model().set_attn_implementation("flash_attention_2")
+        if self.packed:
+            prepare_attention(self.product.get_base_model())
+        self.own = [moved(batch, device) for batch in product_batches(rows, plan.batch, self.pad, self.packed)]
         graph_token = self.config.graph_token_id
         self.other = [moved(batch, device) for batch in baseline_batches(rows, plan.batch, self.pad, graph_token)]
 
@@ -130,11 +138,12 @@ def correctness(bench: Bench) -> dict[str, Any]:
     """Loss and gradients of both in fp32 without TF32, and how far bf16 takes each side's loss from that."""
     plan, few = bench.plan, bench.rows[:4]
     batch = moved(product_batches(few, 4, bench.pad)[0], bench.device)
+    own = moved(product_batches(few, 4, bench.pad, bench.packed)[0], bench.device)
     other = moved(baseline_batches(few, 4, bench.pad, bench.config.graph_token_id)[0], bench.device)
     for model in (bench.product, bench.baseline):
         model.eval()
     with torch.no_grad():
-        halves = {"product": bench.product_loss(batch).item(), "baseline": bench.baseline_loss(other).item()}
+        halves = {"product": bench.product_loss(own).item(), "baseline": bench.baseline_loss(other).item()}
     for model in (bench.product, bench.baseline):
         model.train()
     product = make_product(plan, bench.processor, torch.float32).to(bench.device)
@@ -176,6 +185,7 @@ def training(bench: Bench, rate: float) -> dict[str, Any]:
     }
     weights = {name: _bytes(model) for name, (model, *_) in sides.items()}
     result: dict[str, Any] = {"work": work.as_tuple(), "useful_flops": flops, "peak_by_data_sheet": peak}
+    result["packed"] = bench.packed
     for name, (model, batches, loss, targets) in sides.items():
         optimizer = new_optimizer(model, fused=name == "product")
 

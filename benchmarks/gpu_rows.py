@@ -11,6 +11,7 @@ import torch
 from benchmarks.baseline_data import PLACEHOLDER, BaselineCollator, Graph
 from omnimol_hf import OmniMolConfig
 from omnimol_hf.collation import TrainingCollator
+from omnimol_hf.packing import PackedCollator
 
 MEDIAN_LENGTH, P90_LENGTH = 138, 274  # of the real mixture's rows, graph tokens included
 _LABELLED, _ATOMS = 0.3, 22  # what share of a row is its answer, and how many atoms its molecule has
@@ -42,10 +43,10 @@ def made_up_encoded(count: int, config: OmniMolConfig, seed: int = 0) -> list[di
     return rows
 
 
-def product_batches(rows: list[dict[str, Any]], batch: int, pad: int) -> list[dict[str, torch.Tensor]]:
-    """The product's batches of all rows: rows of similar length together. Packed batches would be made here."""
-    ordered = sorted(rows, key=lambda row: row["length"])
-    collate = TrainingCollator(pad)
+def product_batches(rows: list[dict[str, Any]], batch: int, pad: int, packed: bool = False) -> list[dict[str, Any]]:
+    """The product's batches of all rows: rows of similar length together, or packed as they come."""
+    ordered = rows if packed else sorted(rows, key=lambda row: row["length"])
+    collate = PackedCollator(TrainingCollator(pad)) if packed else TrainingCollator(pad)
     return [collate(ordered[i : i + batch]) for i in range(0, len(rows), batch)]
 
 

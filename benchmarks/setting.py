@@ -204,7 +204,7 @@ def without_dropout(*models: nn.Module) -> Iterator[None]:
 
 def moved(batch: dict[str, Any], device: str) -> dict[str, Any]:
     """A batch on a device; the baseline's list of graphs too."""
-    result = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+    result = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
     if "graphs" in batch:
         result["graphs"] = [graph and tuple(part.to(device) for part in graph) for graph in batch["graphs"]]
     return result
