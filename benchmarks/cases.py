@@ -139,7 +139,7 @@ def train_memory(setting: Setting) -> Case:
         return lambda: peak_bytes(side, setting.processor, setting.size, batch[side], setting.device)
 
     product, baseline = peak("product"), peak("baseline")
-    return Case("train_memory", "bytes", 0.5, product, baseline, about=about, most_rounds=2, less_is_better=True)
+    return Case("train_memory", "bytes", 0.5, product, baseline, about=about, less_is_better=True)
 
 
 def moe_layer(setting: Setting) -> Case:

@@ -25,7 +25,6 @@ class Case:
         product, baseline: do the work once and return the value in `unit`.
         errors: how far the results differ, for example in `loss`; worked out before anything is timed.
         about: what was measured: rows, tokens, sizes.
-        most_rounds: for what comes out nearly the same each time.
         less_is_better: for bytes.
         size: of what was measured, where it is not the size that was asked for.
         warm: whether a first round is counted, because working out the errors did the same work before.
@@ -38,7 +37,6 @@ class Case:
     baseline: Callable[[], float]
     errors: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
-    most_rounds: int | None = None
     less_is_better: bool = False
     warm: bool = False
     size: str | None = None
@@ -64,7 +62,6 @@ def _wait() -> None:
 
 def measure(case: Case, rounds: int) -> dict[str, Any]:
     """Run a case in alternating rounds, the two sides taking turns in going first; the first one does not count."""
-    rounds = min(rounds, case.most_rounds or rounds)
     pairs = []
     for number in range(rounds + (not case.warm)):
         if number % 2:

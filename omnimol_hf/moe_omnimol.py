@@ -239,19 +239,19 @@ class LowRankExperts(nn.Module):
             The weighted sum of the experts' activations `(tokens, intermediate)`, which the shared down projection
             still has to map, and the weighted sum of their low-rank down products `(tokens, hidden)`.
         """
-        dtype, tokens = gate.dtype, hidden_states.shape[0]
+        dtype = gate.dtype
         # gamma scales the matrices on the hidden side, in fp32: they are the small ones, and in bf16, where 16 and
         # 16.01 are one number, a gamma between them still rounds some of their elements the other way.
         gate_gamma, up_gamma, down_gamma = self.gamma().unsqueeze(-1).unsqueeze(-1)
         down_b = (down_gamma * self.down_B).to(dtype)
-        # One product for A of gate and up of all experts. One dropout mask for all experts, here and before down.
-        first = torch.cat([gate_gamma * self.gate_A, up_gamma * self.up_A], dim=1).flatten(0, 1)
-        low = linear(self.dropout(hidden_states), first.to(hidden_states.dtype))
-        low = low.view(tokens, self.num_experts, 2 * self.rank)
+        # One product for A of gate and up. One dropout mask for all experts, here and before down.
+        first = torch.cat([gate_gamma * self.gate_A, up_gamma * self.up_A], dim=1).to(hidden_states.dtype)
+        dropped = self.dropout(hidden_states)
         keep = self.dropout(torch.ones_like(gate)) if self.training and self.dropout.p else None
         activation, low_rank = torch.zeros_like(gate), torch.zeros_like(hidden_states, dtype=dtype)
         for e, (rows, weight) in enumerate(_by_expert(chosen, weights, self.num_experts)):
-            low_gate, low_up = _take(low[:, e], rows).split(self.rank, dim=-1)
+            low = linear(_take(dropped, rows), first[e])
+            low_gate, low_up = low.split(self.rank, dim=-1)
             gate_e = linear(low_gate, self.gate_B[e].to(low.dtype), base=_take(gate, rows))
             up_e = linear(low_up, self.up_B[e].to(low.dtype), base=_take(up, rows))
             weighted, low_down = _recomputed(

@@ -61,9 +61,11 @@ def test_loss_and_gradients(dtype, text_only):
     baseline = BaselineModel(product).train()
     ours, theirs = batches([ROWS[2], ROWS[2] | {"input": "an amine"}] if text_only else ROWS)
     errors = training_errors(product, baseline, ours, theirs)
+    # In fp32 the two differ in the order of sums alone; gamma's gradients are small differences of large numbers.
+    gradient, worst = (1e-5, 1e-4) if dtype == torch.float32 else (1e-6, 1e-5)
     assert errors["loss"] <= 1e-6
-    assert errors["gradient"] <= 1e-6
-    assert errors["worst"] <= 1e-5
+    assert errors["gradient"] <= gradient
+    assert errors["worst"] <= worst
 
 
 def test_gradients_of_tokens_that_train():
