@@ -18,7 +18,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         low, middle, high = (result[f"ratio_{name}"] for name in ("min", "median", "max"))
         goal = result["goal"]
         if result["less_is_better"]:
-            low, middle, high, goal = 1 / high, 1 / middle, 1 / low, 1 / goal
+            low, middle, high, goal = 1 / high, 1 / middle, 1 / low, goal and 1 / goal
         reached = goal is None or middle >= goal
         axes.barh(place, middle, height=0.6, color=BLUE if reached else ORANGE)
         axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], color=INK, capsize=3, linewidth=1)

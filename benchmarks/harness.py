@@ -91,14 +91,14 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
 
 def line(result: dict[str, Any]) -> str:
     """A result in one line."""
-    goal = result["goal"]
     sign = "<=" if result["less_is_better"] else ">="
+    goal = "" if result["goal"] is None else f"  goal {sign} {result['goal']}"
     errors = ", ".join(
         f"{key} {value if isinstance(value, str) else format(value, '.2g')}" for key, value in result["errors"].items()
     )
     return (
         f"{result['name']:24s} {result['ratio_median']:8.2f} ({result['ratio_min']:.2f} to {result['ratio_max']:.2f}"
-        f", {result['rounds']} rounds)  goal {sign} {goal}  product {result['product']:.4g}, baseline "
+        f", {result['rounds']} rounds){goal}  product {result['product']:.4g}, baseline "
         f"{result['baseline']:.4g} {result['unit']}  [{errors}]"
     )
 

@@ -114,9 +114,7 @@ def prepare(arguments: list[str], answers: int) -> Quickstart:
     model = new_model(processor, sizes.pop("text_config"), training.seed, **sizes)
     select_trainable(model, None)
     train = rows.train.shuffle(seed=0).select(range(min(ENCODED_ROWS, len(rows.train))))
-    encode = seconds(
-        lambda: kept.update(encoded=encode_rows(train, processor, run.max_length, number_rows=True)), "cpu"
-    )
+    encode = seconds(lambda: kept.update(encoded=encode_rows(train, processor, run.max_length)), "cpu")
     fitting = [row for one in rows.test.values() for row in rows_that_fit(one, processor, run)]
     spread = torch.randperm(len(fitting), generator=torch.Generator().manual_seed(0))[:answers].tolist()
     return Quickstart(

@@ -1,5 +1,6 @@
 """Profile, floor and growth: FLOPs against PyTorch's counter, parts against what is known to run in them."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from benchmarks import quickstart_speed
 from benchmarks.baseline_model import BaselineModel, gradient_errors
 from benchmarks.flops import Work, computed_flops, decode_flops, model_shapes, own_shape_floor, total, useful_flops
 from benchmarks.gpu_rows import MEDIAN_LENGTH, P90_LENGTH, baseline_batches, made_up_encoded, product_batches
@@ -17,6 +19,7 @@ from benchmarks.setting import product_loss, training_errors
 from benchmarks.step_parts import PARTS, attribute, baseline_targets, owners, product_targets, scopes
 from omnimol_hf import OmniMolConfig
 from omnimol_hf.adapters import add_adapters
+from omnimol_hf.tasks import TASKS
 from omnimol_hf.training import select_trainable
 from tests import tiny
 from tests.adapted import base, move, settings
@@ -131,6 +134,30 @@ def test_baseline_of_the_quickstart_trains_whole():
     pairs = list(plain_gradient_pairs(product, baseline))
     assert sum(ours.numel() for _, ours, _ in pairs) == sum(p.numel() for p in product.parameters())
     assert gradient_errors(pairs)["gradient"] <= 1e-5
+
+
+def test_quickstart_on_few_rows(tmp_path):
+    rows, results = tmp_path / "rows.jsonl", tmp_path / "results"
+    task = TASKS["logp"]
+    with rows.open("w") as file:
+        for n in range(1, 33):
+            row = {
+                "task": "logp",
+                "instruction": task.instructions[0],
+                "input": "[C]" * n + "[O]",
+                "output": str(n / 4),
+            }
+            file.write(json.dumps(row) + "\n")
+    quickstart_speed.main(
+        [
+            *["--steps", "2", "--answers", "2", "--rounds", "1", "--results", str(results), "--dataset", str(rows)],
+            *["--mixture", json.dumps({"logp": 1.0}), "--max_new_tokens", "8", "--output_dir", str(tmp_path / "run")],
+        ]
+    )
+    result = json.loads((results / "quickstart_speed.json").read_text())
+    assert result["errors"]["share_of_answers_that_differ"] == 0
+    assert result["errors"]["loss"] <= 1e-6
+    assert result["errors"]["gradient"] <= 1e-5
 
 
 def test_minutes_and_exponents():
