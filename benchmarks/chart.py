@@ -24,7 +24,10 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], color=INK, capsize=3, linewidth=1)
         if goal is not None:
             axes.plot([goal, goal], [place - 0.38, place + 0.38], color=INK, linewidth=2)
-        axes.annotate(f"{middle:.2g}×", (high, place), (5, 0), textcoords="offset points", va="center", fontsize=9)
+        label = f"{middle:.0f}×" if middle >= 100 else f"{middle:.2g}×"
+        axes.annotate(
+            label, (max(high, goal or 0), place), (5, 0), textcoords="offset points", va="center", fontsize=9
+        )
     names = [f"{spoken(result['name'])}, {result['size']}" for result in reversed(results)]
     axes.set_yticks(range(len(results)), names)
     axes.axvline(1, color=GREY, linewidth=1)
