@@ -57,7 +57,8 @@ def useful_flops(config: OmniMolConfig, rank: int, work: Work) -> dict[str, tupl
 
     The backbone is frozen, so its backward pass is the gradient of activations alone, as much as its forward pass;
     adapters, experts' deltas and router need that of their weights too. Experts are deltas on one shared network,
-    which a token passes once whatever the number of its experts.
+    which a token passes once whatever the number of its experts. Behind the last layer's attention positions without a
+    label are needed no more; its attention counts whole.
 
     Args:
         config: with `expert_training="lora"` and a linear projector.
@@ -68,15 +69,18 @@ def useful_flops(config: OmniMolConfig, rank: int, work: Work) -> dict[str, tupl
     moe = len(config.moe_layer_indices)
     queries, keys = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
     choices = config.num_experts_per_tok + config.anchor_expert
-    ffn = 6 * work.tokens * hidden * inner
-    sides = layers * (2 * (hidden + queries) + 2 * (hidden + keys)) + (layers - moe) * 3 * (hidden + inner)
+    # Tokens that pass a feed-forward block, summed over layers, of either kind.
+    unneeded, last_is_moe = work.tokens - work.labelled, layers - 1 in config.moe_layer_indices
+    moe_tokens = moe * work.tokens - last_is_moe * unneeded
+    dense_tokens = (layers - moe) * work.tokens - (not last_is_moe) * unneeded
+    attention_sides = layers * work.tokens * (2 * (hidden + queries) + 2 * (hidden + keys))
     forward = {
         "attention projections": layers * 4 * work.tokens * hidden * (queries + keys),
         "attention scores": layers * 4 * work.pairs * queries,
-        "adapters": 2 * work.tokens * rank * sides,
-        "dense FFN": (layers - moe) * ffn,
-        "shared FFN": moe * ffn,
-        "low-rank experts": moe * 6 * work.tokens * choices * config.expert_rank * (hidden + inner),
+        "adapters": 2 * rank * (attention_sides + dense_tokens * 3 * (hidden + inner)),
+        "dense FFN": 6 * dense_tokens * hidden * inner,
+        "shared FFN": 6 * moe_tokens * hidden * inner,
+        "low-rank experts": 6 * moe_tokens * choices * config.expert_rank * (hidden + inner),
         "router": moe * 2 * work.tokens * hidden * config.num_experts,
         "graph encoder": graph.num_layers * 8 * work.atoms * graph.hidden_size**2,
         "projector": 2 * work.atoms * graph.hidden_size * hidden,

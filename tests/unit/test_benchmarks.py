@@ -12,7 +12,7 @@ from benchmarks.baseline_metrics import reaction_scores
 from benchmarks.baseline_model import BaselineModel, gradient_errors, gradient_pairs
 from benchmarks.chart import draw
 from benchmarks.harness import Case, measure
-from benchmarks.setting import product_graph, same_graph, training_errors
+from benchmarks.setting import product_graph, product_loss, same_graph, training_errors
 from omnimol_hf.adapters import add_adapters
 from omnimol_hf.collation import TrainingCollator, encode_rows
 from omnimol_hf.generation import generate_answers
@@ -61,11 +61,15 @@ def test_loss_and_gradients(dtype, text_only):
     baseline = BaselineModel(product).train()
     ours, theirs = batches([ROWS[2], ROWS[2] | {"input": "an amine"}] if text_only else ROWS)
     errors = training_errors(product, baseline, ours, theirs)
-    # In fp32 the two differ in the order of sums alone; gamma's gradients are small differences of large numbers.
-    gradient, worst = (1e-5, 1e-4) if dtype == torch.float32 else (1e-6, 1e-5)
+    product_loss(product, ours).backward()
+    baseline(**theirs).loss.backward()
+    others = gradient_errors(pair for pair in gradient_pairs(product, baseline) if "gamma" not in pair[0])
+    # In fp32 the two differ in the order of sums alone, which depends on the CPU; gamma's gradients nearly cancel.
+    gradient, gammas = (3e-6, 1e-4) if dtype == torch.float32 else (1e-6, 1e-5)
     assert errors["loss"] <= 1e-6
     assert errors["gradient"] <= gradient
-    assert errors["worst"] <= worst
+    assert errors["worst"] <= gammas
+    assert others["worst"] <= 1e-5
 
 
 def test_gradients_of_tokens_that_train():
