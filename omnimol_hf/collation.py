@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers import BatchFeature
 
 from omnimol_hf.configuration_omnimol import GRAPH_FEATURES
 from omnimol_hf.encoded_rows import ENCODED, EncodedRows
@@ -86,26 +87,45 @@ class TrainingCollator:
         lengths = np.array([len(row["input_ids"]) for row in rows])
         real = np.arange(lengths.max()) < lengths[:, None]
         batch = {
-            "input_ids": self._padded(rows, "input_ids", real, self.pad_token_id),
+            "input_ids": _padded(rows, "input_ids", real, self.pad_token_id),
             "attention_mask": torch.from_numpy(real.astype(np.int64)),
-            "labels": self._padded(rows, "labels", real, -100),
+            "labels": _padded(rows, "labels", real, -100),
             "task_ids": torch.tensor([_TASK_NUMBERS[row["task"]] for row in rows]),
         }
         batch["label_index"] = label_positions(batch["labels"])  # here, where nothing has to be waited for
-        atom_columns, bond_columns = GRAPH_FEATURES[self.graph_features]
-        atoms = np.concatenate([row["atom_features"] for row in rows]).reshape(-1, atom_columns)
-        if len(atoms):
-            ends = [row["bond_index"].reshape(2, -1) for row in rows]
-            first = np.cumsum([0, *(len(row["atom_features"]) // atom_columns for row in rows[:-1])])
-            bonds = np.concatenate(ends, axis=1) + first.repeat([part.shape[1] for part in ends])
-            kinds = np.concatenate([row["bond_features"] for row in rows]).reshape(-1, bond_columns)
-            batch["atom_features"] = torch.from_numpy(atoms.astype(np.int64))
-            batch["bond_index"] = torch.from_numpy(bonds)
-            batch["bond_features"] = torch.from_numpy(kinds.astype(np.int64))
+        batch |= _joined_graphs(rows, self.graph_features)
         return batch
 
-    @staticmethod
-    def _padded(rows: list[dict[str, Any]], name: str, real: np.ndarray, fill: int) -> Tensor:
-        padded = np.full(real.shape, fill, dtype=np.int64)
-        padded[real] = np.concatenate([row[name] for row in rows])
-        return torch.from_numpy(padded)
+
+def prompt_batch(rows: Sequence[dict[str, Any]], pad_token_id: int, graph_features: str) -> BatchFeature:
+    """Encoded prompts, which the model goes on from at their ends, as what `generate` takes: left-padded."""
+    lengths = np.array([len(row["input_ids"]) for row in rows])
+    real = np.arange(lengths.max()) >= lengths.max() - lengths[:, None]
+    batch = {
+        "input_ids": _padded(rows, "input_ids", real, pad_token_id),
+        "attention_mask": torch.from_numpy(real.astype(np.int64)),
+    }
+    return BatchFeature(batch | _joined_graphs(rows, graph_features))
+
+
+def _padded(rows: Sequence[dict[str, Any]], name: str, real: np.ndarray, fill: int) -> Tensor:
+    padded = np.full(real.shape, fill, dtype=np.int64)
+    padded[real] = np.concatenate([row[name] for row in rows])
+    return torch.from_numpy(padded)
+
+
+def _joined_graphs(rows: Sequence[dict[str, Any]], graph_features: str) -> dict[str, Tensor]:
+    """The graphs of encoded rows as one, bonds counting atoms over the whole batch; nothing without any."""
+    atom_columns, bond_columns = GRAPH_FEATURES[graph_features]
+    atoms = np.concatenate([row["atom_features"] for row in rows]).reshape(-1, atom_columns)
+    if not len(atoms):
+        return {}
+    ends = [row["bond_index"].reshape(2, -1) for row in rows]
+    first = np.cumsum([0, *(len(row["atom_features"]) // atom_columns for row in rows[:-1])])
+    bonds = np.concatenate(ends, axis=1) + first.repeat([part.shape[1] for part in ends])
+    kinds = np.concatenate([row["bond_features"] for row in rows]).reshape(-1, bond_columns)
+    return {
+        "atom_features": torch.from_numpy(atoms.astype(np.int64)),
+        "bond_index": torch.from_numpy(bonds),
+        "bond_features": torch.from_numpy(kinds.astype(np.int64)),
+    }

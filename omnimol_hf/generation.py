@@ -13,9 +13,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import BatchFeature
 
+from omnimol_hf.collation import prompt_batch
 from omnimol_hf.decoding import can_decode, decode
 from omnimol_hf.modeling_omnimol import OmniMolForCausalLM
 from omnimol_hf.processing_omnimol import OmniMolProcessor
+from omnimol_hf.row_encoding import RowEncoder
 
 END = "<|eot_id|>"
 _LOGITS_AT_ONCE = 1 << 24  # numbers of the vocabulary's logits held together when answers are rated: 64 MiB in fp32
@@ -124,56 +126,34 @@ def answer_batches(
     state = PartialState()
     was_training = model.training
     model.eval()
+    encoder = RowEncoder(processor)
     try:
         mine = batches[state.process_index :: state.num_processes]
         for batch in tqdm(mine, desc="Answering", disable=not state.is_main_process):
             if settings.do_sample:
                 torch.manual_seed(settings.seed * 1_000_003 + batch[0])
-            yield _answer_batch(model, processor, rows, batch, settings, rate)
+            yield _answer_batch(model, encoder, rows, batch, settings, rate)
     finally:
         model.train(was_training)
 
 
-def _prompts(processor: OmniMolProcessor, rows: Sequence[dict[str, Any]]) -> BatchFeature:
-    return processor.apply_chat_template(
-        [processor.row_messages(row, with_answer=False) for row in rows],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        padding_side="left",
-    )
-
-
-def _readable_prompts(
-    processor: OmniMolProcessor, rows: Sequence[dict[str, Any]], batch: Sequence[int]
-) -> tuple[list[int], BatchFeature | None, dict[int, str]]:
-    """The rows of a batch that can be encoded, their prompts, and why the others cannot."""
-    try:
-        return list(batch), _prompts(processor, [rows[i] for i in batch]), {}
-    except ValueError:
-        problems: dict[int, str] = {}
-        for i in batch:
-            try:
-                _prompts(processor, [rows[i]])
-            except ValueError as error:
-                problems[i] = str(error)
-    readable = [i for i in batch if i not in problems]
-    return readable, _prompts(processor, [rows[i] for i in readable]) if readable else None, problems
-
-
 def _answer_batch(
     model: OmniMolForCausalLM,
-    processor: OmniMolProcessor,
+    encoder: RowEncoder,
     rows: Sequence[dict[str, Any]],
     batch: Sequence[int],
     settings: GenerationSettings,
     rate: bool = True,
 ) -> list[tuple[int, dict[str, Any]]]:
-    readable, inputs, problems = _readable_prompts(processor, rows, batch)
+    processor, prompts = encoder.processor, encoder.encode([rows[i] for i in batch], with_answers=False)
     nothing = {"answer": "", "ended": False, "tokens": 0} | ({"logprob": None} if rate else {})
-    answers = {i: nothing | {"problem": why} for i, why in problems.items()}
-    if inputs is not None:
+    answers = {
+        i: nothing | {"problem": one["problem"]} for i, one in zip(batch, prompts, strict=True) if one["problem"]
+    }
+    readable = [i for i in batch if i not in answers]
+    if readable:
+        readable_prompts = [prompt for prompt in prompts if not prompt["problem"]]
+        inputs = prompt_batch(readable_prompts, processor.tokenizer.pad_token_id, processor.graph_features)
         inputs = inputs.to(model.device)
         if settings.is_greedy and settings.use_cache and can_decode(model):
             new, values = decode(model, inputs, settings.max_new_tokens, rate)

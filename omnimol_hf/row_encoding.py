@@ -111,16 +111,20 @@ class RowEncoder:
         self._tokenizer = processor.tokenizer.backend_tokenizer
         self._frame = self._common_frame()
 
-    def encode(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows with the keys of `ENCODED`; one that cannot be encoded has empty arrays and the reason in `problem`."""
-        drafts = [self._draft(row) for row in rows]
+    def encode(self, rows: Sequence[dict[str, Any]], with_answers: bool = True) -> list[dict[str, Any]]:
+        """Rows with the keys of `ENCODED`; one that cannot be encoded has empty arrays and the reason in `problem`.
+
+        Args:
+            with_answers: False: prompts that the model is to go on from; they have no labels.
+        """
+        drafts = [self._draft(row, with_answers) for row in rows]
         written = iter(self._written([draft for draft in drafts if draft is not None]))
         encoded = []
         for row, draft in zip(rows, drafts, strict=True):
             arrays = draft and next(written)
             problem = ""
             if arrays is None:
-                arrays, problem = self._rendered(row)
+                arrays, problem = self._rendered(row, with_answers)
             length = len(arrays["input_ids"])
             if self.max_length is not None and length > self.max_length:
                 length, arrays, problem = 0, _empty(), f"longer than max_length={self.max_length}"
@@ -161,7 +165,10 @@ class RowEncoder:
         texts = user_start + user, answer_start + answer + after
         parts = [frame.before, self._ids(texts[0]), frame.between, self._ids(texts[1])]
         whole = before + texts[0] + between + texts[1]
-        return frame if np.array_equal(np.concatenate(parts), self._ids(whole)) else None
+        if not np.array_equal(np.concatenate(parts), self._ids(whole)):
+            return None
+        prompt = processor.apply_chat_template([{"role": "user", "content": "\0"}], add_generation_prompt=True)
+        return frame if prompt.split("\0") == [before + user_start, between + answer_start] else None
 
     def _cut(self, text: str) -> tuple[str, str]:
         """The text up to and with its last control token, and what follows."""
@@ -177,16 +184,16 @@ class RowEncoder:
         self._plain_tokenizer()
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _draft(self, row: dict[str, Any]) -> _Draft | None:
+    def _draft(self, row: dict[str, Any], with_answer: bool) -> _Draft | None:
         """The row's texts, or None if something about it looks wrong."""
         if self._frame is None:
             return None
-        processor = self.processor
+        processor, output = self.processor, row["output"] if with_answer else ""
         try:
             blocks = processor.row_messages(row, with_answer=False)[0]["content"]
             # As one text: blocks that follow one another could form a control token between them.
             plain = "".join(block["text"] if block["type"] == "text" else "\n" for block in blocks)
-            if processor.control_tokens.search(plain) or processor.control_tokens.search(row["output"]):
+            if processor.control_tokens.search(plain) or processor.control_tokens.search(output):
                 return None
         except (TypeError, ValueError):
             return None
@@ -200,7 +207,7 @@ class RowEncoder:
                 if block[kind].split() != [block[kind]]:
                     return None
                 molecules.append([(kind, part) for part in block[kind].split(".")])
-        answer = self._frame.answer_start + row["output"] + self._frame.answer_end
+        answer = self._frame.answer_start + (output + self._frame.answer_end if with_answer else "")
         return _Draft("".join(texts), answer, molecules)
 
     def _written(self, drafts: list[_Draft]) -> list[dict[str, np.ndarray] | None]:
@@ -232,11 +239,15 @@ class RowEncoder:
 
     # ---------------------------------------------------------------- all other rows
 
-    def _rendered(self, row: dict[str, Any]) -> tuple[dict[str, np.ndarray], str]:
+    def _rendered(self, row: dict[str, Any], with_answer: bool) -> tuple[dict[str, np.ndarray], str]:
         """The arrays of a row by way of its chat, or empty ones and the reason."""
         try:
             features = self.processor.apply_chat_template(
-                self.processor.row_messages(row), tokenize=True, return_dict=True, return_labels=True
+                self.processor.row_messages(row, with_answer),
+                add_generation_prompt=not with_answer,
+                tokenize=True,
+                return_dict=True,
+                return_labels=True,
             )
         except ValueError as error:
             return _empty(), f"unreadable: {error}"

@@ -5,7 +5,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from omnimol_hf.collation import TrainingCollator, encode_row, encode_rows
+from omnimol_hf.collation import TrainingCollator, encode_row, encode_rows, prompt_batch
+from omnimol_hf.row_encoding import RowEncoder
 from omnimol_hf.tasks import ALL_TASKS
 from tests import tiny
 
@@ -59,6 +60,28 @@ def test_a_collated_batch_is_the_processors(features):
         assert tensor.dtype == torch.int64, name
         assert torch.equal(tensor, expected[name]), name
     assert [int(length) for length in encoded["length"]] == expected["attention_mask"].sum(1).tolist()
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"multi_graph": True}, {"chat_template": "own"}])
+def test_prompts_are_the_processors(kwargs):
+    """Also where rows have no answer, or a template of one's own has each prompt rendered."""
+    if "chat_template" in kwargs:
+        kwargs = {"chat_template": tiny.processor().chat_template + " "}
+    processor = tiny.processor(**kwargs)
+    rows = [{name: value for name, value in one.items() if name != "output"} for one in ROWS]
+    encoded = RowEncoder(processor).encode(rows, with_answers=False)
+    assert not any(one["problem"] for one in encoded)
+    batch = prompt_batch(encoded, processor.tokenizer.pad_token_id, processor.graph_features)
+    expected = processor.apply_chat_template(
+        [processor.row_messages(one, with_answer=False) for one in rows],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    assert set(batch) == set(expected)
+    for name, tensor in batch.items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_a_batch_without_molecules_has_no_graph():
