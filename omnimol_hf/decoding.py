@@ -2,7 +2,7 @@
 
 - No padding: prompts go through the layers one behind the other, in pieces of a size that suits the device, each row
   attending to itself alone. What all prompts begin with, the system's turn, is read once.
-- Keys and values lie in one tensor that is made once and written in place. Query heads that share a key head attend
+- Keys and values lie in tensors that are made once and written in place. Query heads that share a key head attend
   together, so keys and values are never repeated.
 - A row that has ended leaves, and the last row takes its slot.
 - The last layer's feed-forward block and the head see only the tokens whose successors are wanted.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from omnimol_hf.modeling_omnimol import GRAPH_INPUTS, OmniMolForCausalLM
 from omnimol_hf.moe_few_tokens import FewTokensMoE
@@ -53,13 +53,14 @@ class _Span:
 
 
 class _Slots:
-    """The keys and values of rows, `(layers, 2, slots, key heads, length, head size)`; a row starts at place 0."""
+    """The keys and values of rows, layer by layer `(slots, key heads, length, head size)`; a row starts at place 0."""
 
     def __init__(self, model: OmniMolForCausalLM, slots: int, length: int) -> None:
         text, like = model.config.text_config, model.get_input_embeddings().weight
         shape = (text.num_hidden_layers, 2, slots, text.num_key_value_heads, length, text.head_dim)
         # Zeros, for what is masked is multiplied by 0 all the same.
         self.data = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.keys, self.values = self.data.unbind(1)
 
     def repeat_first(self, length: int) -> None:
         """Give all slots the first `length` places of the first one."""
@@ -72,16 +73,14 @@ class _Slots:
     def attend_spans(self, spans: Sequence[_Span]) -> Attend:
         """Causal attention of tokens that lie one behind the other, each to its own row."""
         sizes = [span.stop - span.start for span in spans]
-        masks = [
-            torch.ones(size, span.stop, dtype=torch.bool, device=self.data.device).tril(span.start)
-            for size, span in zip(sizes, spans, strict=True)
-        ]
+        seen = (torch.ones(span.stop - span.start, span.stop, dtype=torch.bool).tril(span.start) for span in spans)
+        masks = [_bias(one, self.data) for one in seen]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             mixed = []
             parts = (part.transpose(0, 1).split(sizes, dim=1) for part in (q, k, v))
             for span, mask, q_row, k_row, v_row in zip(spans, masks, *parts, strict=True):
-                keys, values = self.data[layer, :, span.slot, :, : span.stop]
+                keys, values = (data[layer][span.slot, :, : span.stop] for data in (self.keys, self.values))
                 keys[:, span.start :], values[:, span.start :] = k_row, v_row
                 out = F.scaled_dot_product_attention(
                     q_row[None], keys[None], values[None], attn_mask=mask, enable_gqa=True
@@ -91,32 +90,41 @@ class _Slots:
 
         return attend
 
-    def attend_last(self, lengths: Sequence[int]) -> Attend:
-        """Attention of one new token a row, at the place `lengths` of its slot."""
-        device, count = self.data.device, len(lengths)
-        rows, places = torch.arange(count, device=device), torch.tensor(lengths, device=device)
-        # A few groups, each as long as its longest row: keys and values are what takes the time.
-        groups = []
-        for start in range(0, count, size := -(-count // _GROUPS)):
-            part = slice(start, start + size)
-            longest = max(lengths[part]) + 1
-            seen = torch.arange(longest, device=device) <= places[part, None]
-            groups.append((part, longest, seen[:, None, None]))
+    def attend_last(self, places: Tensor, masks: Sequence[Tensor]) -> Attend:
+        """Attention of one new token a row, at `places` of its slot; `masks` as `_masks` makes them."""
+        rows = torch.arange(len(places), device=places.device)
+        sizes = [len(mask) for mask in masks]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self.data[layer]
+            keys, values = self.keys[layer], self.values[layer]
             keys[rows, :, places], values[rows, :, places] = k, v
             # The query heads of a key head stand where the places of a sequence would: all of them see the same.
-            grouped = q.view(count, k.shape[1], -1, q.shape[-1])
+            grouped = q.view(len(q), k.shape[1], -1, q.shape[-1])
+            parts = (part[: len(q)].split(sizes) for part in (grouped, keys, values))
             mixed = [
-                F.scaled_dot_product_attention(
-                    grouped[part], keys[:count][part, :, :longest], values[:count][part, :, :longest], attn_mask=seen
-                )
-                for part, longest, seen in groups
+                F.scaled_dot_product_attention(q, k[:, :, : mask.shape[-1]], v[:, :, : mask.shape[-1]], attn_mask=mask)
+                for mask, q, k, v in zip(masks, *parts, strict=True)
             ]
             return torch.cat(mixed).flatten(1)
 
         return attend
+
+
+def _masks(lengths: Sequence[int], like: Tensor) -> list[Tensor]:
+    """For a few groups of rows `(rows, 1, 1, places)`, as long as the longest of each: which places a row sees.
+
+    Keys and values are what takes the time, so no group should see more of them than it has to.
+    """
+    masks = []
+    for start in range(0, len(lengths), size := -(-len(lengths) // _GROUPS)):
+        group = torch.tensor(lengths[start : start + size])
+        masks.append(_bias(torch.arange(int(group.max()) + 1) <= group[:, None, None, None], like))
+    return masks
+
+
+def _bias(seen: Tensor, like: Tensor) -> Tensor:
+    """What is added to the products of queries and keys: nothing, or minus infinity for those not seen."""
+    return torch.zeros(seen.shape, dtype=like.dtype).masked_fill_(~seen, -torch.inf).to(like.device)
 
 
 def _run(
@@ -128,18 +136,26 @@ def _run(
     wanted: Tensor | slice = slice(None),
 ) -> Tensor:
     """The language model's layers on tokens `(tokens, hidden)`; the result has the wanted ones of them alone."""
-    text = model.model.language_model
-    cos, sin = (part[0] for part in text.rotary_emb(hidden[None], positions[None]))
+    text, config = model.model.language_model, model.config.text_config
+    cos, sin = (part[0][:, None] for part in text.rotary_emb(hidden[None], positions[None]))
+    sin = torch.cat([-sin[..., : config.head_dim // 2], sin[..., config.head_dim // 2 :]], dim=-1)
+    heads = [config.num_attention_heads, config.num_key_value_heads]
     for number, (layer, block) in enumerate(zip(text.layers, blocks, strict=True)):
-        attention, normed = layer.self_attn, layer.input_layernorm(hidden)
-        projections = attention.q_proj, attention.k_proj, attention.v_proj
-        q, k, v = (project(normed).view(len(hidden), -1, attention.head_dim) for project in projections)
-        mixed = attend(number, *apply_rotary_pos_emb(q, k, cos, sin), v)
+        attention, normed = layer.self_attn, _rms_norm(layer.input_layernorm, hidden)
+        qk = torch.cat([attention.q_proj(normed), attention.k_proj(normed)], dim=-1)
+        qk = qk.view(len(hidden), -1, config.head_dim)
+        # Rotated together, in three steps: x cos + (its halves exchanged) (-sin, sin).
+        q, k = torch.addcmul(qk * cos, qk.roll(config.head_dim // 2, -1), sin).split(heads, dim=1)
+        mixed = attend(number, q, k, attention.v_proj(normed).view_as(k))
         if number == len(text.layers) - 1:
             hidden, mixed = hidden[wanted], mixed[wanted]
         hidden = hidden + attention.o_proj(mixed)
-        hidden = hidden + block(layer.post_attention_layernorm(hidden)[None])[0]
-    return text.norm(hidden)
+        hidden = hidden + block(_rms_norm(layer.post_attention_layernorm, hidden)[None])[0]
+    return _rms_norm(text.norm, hidden)
+
+
+def _rms_norm(norm: LlamaRMSNorm, hidden: Tensor) -> Tensor:
+    return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 def _common_start(prompts: Sequence[Tensor], stop_before: int) -> int:
@@ -232,7 +248,8 @@ def decode(
             kept = _fill_slots(slots, going, max(lengths))
             rows, tokens, lengths = rows[kept], tokens[kept], [lengths[slot] for slot in kept]
         hidden = model.get_input_embeddings()(tokens)
-        hidden = _run(model, blocks, hidden, torch.tensor(lengths, device=device), slots.attend_last(lengths))
+        places, masks = torch.tensor(lengths, device=device), _masks(lengths, slots.data)
+        hidden = _run(model, blocks, hidden, places, slots.attend_last(places, masks))
         lengths = [length + 1 for length in lengths]
 
 
