@@ -47,7 +47,7 @@ class FewTokensMoE:
         if self.moe.preserve_at_init:
             share /= share.sum(-1, keepdim=True)
         share = share.to(x.dtype)
-        low_gate, low_up = linear(x, self.first).view(len(x), 2, -1, experts.rank).permute(1, 2, 0, 3)
+        low_gate, low_up = linear(x, self.first).view(len(x), 2, experts.num_experts, experts.rank).permute(1, 2, 0, 3)
         gate, up = (one.expand(experts.num_experts, -1, -1) for one in (base.gate_proj(x), base.up_proj(x)))
         activation = experts.act_fn(torch.baddbmm(gate, low_gate, gate_B))
         activation *= torch.baddbmm(up, low_up, up_B)
