@@ -24,13 +24,15 @@ from omnimol_hf.moe_few_tokens import FewTokensMoE
 # How many numbers the widest activation of a piece of prompts may have. On a CPU they should stay in its cache.
 _PIECE = {"cpu": 1 << 19}
 _PIECE_ELSEWHERE = 1 << 26
-_GROUPS = 4  # of rows of similar length that attend together
+_GROUPS = 3  # of rows of similar length that attend together
 # What a generation config may say without changing what greedy search finds, or what is done here too.
 _UNDERSTOOD = {
     "bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "max_length", "max_new_tokens", "use_cache",
     "do_sample", "temperature", "top_p", "top_k", "transformers_version", "_from_model_config",
 }  # fmt: skip
 
+Rotation = tuple[Tensor, Tensor]
+"""Of each of some places: cosines, and sines whose first half is negative, `(places, 1, head size)`."""
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 FeedForward = Callable[[Tensor], Tensor]
 
@@ -115,11 +117,11 @@ def _masks(lengths: Sequence[int], like: Tensor) -> list[Tensor]:
 
     Keys and values are what takes the time, so no group should see more of them than it has to.
     """
-    masks = []
-    for start in range(0, len(lengths), size := -(-len(lengths) // _GROUPS)):
-        group = torch.tensor(lengths[start : start + size])
-        masks.append(_bias(torch.arange(int(group.max()) + 1) <= group[:, None, None, None], like))
-    return masks
+    size = -(-len(lengths) // _GROUPS)
+    places = torch.tensor(lengths)[:, None, None, None]
+    whole = _bias(torch.arange(max(lengths) + 1) <= places, like)
+    starts = range(0, len(lengths), size)
+    return [whole[start : start + size, ..., : max(lengths[start : start + size]) + 1] for start in starts]
 
 
 def _bias(seen: Tensor, like: Tensor) -> Tensor:
@@ -131,14 +133,13 @@ def _run(
     model: OmniMolForCausalLM,
     blocks: Sequence[FeedForward],
     hidden: Tensor,
-    positions: Tensor,
+    rotation: Rotation,
     attend: Attend,
     wanted: Tensor | slice = slice(None),
 ) -> Tensor:
     """The language model's layers on tokens `(tokens, hidden)`; the result has the wanted ones of them alone."""
     text, config = model.model.language_model, model.config.text_config
-    cos, sin = (part[0][:, None] for part in text.rotary_emb(hidden[None], positions[None]))
-    sin = torch.cat([-sin[..., : config.head_dim // 2], sin[..., config.head_dim // 2 :]], dim=-1)
+    cos, sin = rotation
     heads = [config.num_attention_heads, config.num_key_value_heads]
     for number, (layer, block) in enumerate(zip(text.layers, blocks, strict=True)):
         attention, normed = layer.self_attn, _rms_norm(layer.input_layernorm, hidden)
@@ -152,6 +153,15 @@ def _run(
         hidden = hidden + attention.o_proj(mixed)
         hidden = hidden + block(_rms_norm(layer.post_attention_layernorm, hidden)[None])[0]
     return _rms_norm(text.norm, hidden)
+
+
+def _rotations(model: OmniMolForCausalLM, length: int) -> Rotation:
+    """The rotary embedding of the first places."""
+    text = model.model.language_model
+    like = model.get_input_embeddings().weight
+    cos, sin = text.rotary_emb(like[None], torch.arange(length, device=like.device)[None])
+    first, second = sin[0].chunk(2, dim=-1)
+    return cos[0][:, None], torch.cat([-first, second], dim=-1)[:, None]
 
 
 def _rms_norm(norm: LlamaRMSNorm, hidden: Tensor) -> Tensor:
@@ -185,7 +195,11 @@ def _pieces(spans: Sequence[_Span], size: int) -> list[list[_Span]]:
 
 
 def _prefill(
-    model: OmniMolForCausalLM, inputs: Mapping[str, Tensor], prompts: Sequence[Tensor], slots: _Slots
+    model: OmniMolForCausalLM,
+    inputs: Mapping[str, Tensor],
+    prompts: Sequence[Tensor],
+    slots: _Slots,
+    rotations: Rotation,
 ) -> Tensor:
     """Read the prompts into their slots; the last hidden state of each, `(rows, hidden)`."""
     graph = {name: inputs.get(name) for name in GRAPH_INPUTS}
@@ -203,7 +217,8 @@ def _prefill(
         positions = torch.cat([torch.arange(span.start, span.stop) for span in piece]).to(hidden.device)
         ends = [span.stop == len(prompts[span.slot]) for span in piece]
         places = torch.tensor([span.stop - span.start for span in piece]).cumsum(0)[torch.tensor(ends)] - 1
-        last.append(_run(model, blocks, hidden, positions, slots.attend_spans(piece), places.to(hidden.device)))
+        rotation = [part[positions] for part in rotations]
+        last.append(_run(model, blocks, hidden, rotation, slots.attend_spans(piece), places.to(hidden.device)))
         if piece[-1] == _Span(0, piece[-1].start, shared):
             slots.repeat_first(shared)
     return torch.cat(last)
@@ -233,7 +248,8 @@ def decode(
     new = torch.full((len(prompts), max_new_tokens), settings.pad_token_id, device=device)
     total = torch.zeros(len(prompts), dtype=torch.float64, device=device) if rate else None
     slots = _Slots(model, len(prompts), max(lengths) + max_new_tokens - 1)
-    hidden = _prefill(model, inputs, prompts, slots)
+    rotations = _rotations(model, max(lengths) + max_new_tokens)
+    hidden = _prefill(model, inputs, prompts, slots, rotations)
     for number in range(max_new_tokens):
         logits = model.lm_head(hidden).float()
         logits[:, suppressed] = -torch.inf
@@ -249,7 +265,8 @@ def decode(
             rows, tokens, lengths = rows[kept], tokens[kept], [lengths[slot] for slot in kept]
         hidden = model.get_input_embeddings()(tokens)
         places, masks = torch.tensor(lengths, device=device), _masks(lengths, slots.data)
-        hidden = _run(model, blocks, hidden, places, slots.attend_last(places, masks))
+        rotation = [part[places] for part in rotations]
+        hidden = _run(model, blocks, hidden, rotation, slots.attend_last(places, masks))
         lengths = [length + 1 for length in lengths]
 
 
