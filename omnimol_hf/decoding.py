@@ -198,12 +198,14 @@ def _prefill(
     model: OmniMolForCausalLM,
     inputs: Mapping[str, Tensor],
     prompts: Sequence[Tensor],
+    rows: Sequence[int],
     slots: _Slots,
     rotations: Rotation,
 ) -> Tensor:
-    """Read the prompts into their slots; the last hidden state of each, `(rows, hidden)`."""
+    """Read the prompts into slots, those of `rows` one after the other; the last hidden state of each slot's."""
     graph = {name: inputs.get(name) for name in GRAPH_INPUTS}
     embedded = model.model.embed(torch.cat(list(prompts))[None], **graph)[0].split([len(prompt) for prompt in prompts])
+    prompts, embedded = [prompts[row] for row in rows], [embedded[row] for row in rows]
     shared = _common_start(prompts, model.config.graph_token_id)
     widest = max(model.config.text_config.intermediate_size, model.config.text_config.hidden_size)
     size = max(64, _PIECE.get(slots.data.device.type, _PIECE_ELSEWHERE) // widest)
@@ -244,12 +246,14 @@ def decode(
     blocks = [FewTokensMoE(block) if FewTokensMoE.suits(block) else block for block in blocks]
     ends = torch.tensor(settings.eos_token_id, device=device).flatten()
     suppressed = torch.tensor(settings.suppress_tokens or [], dtype=torch.long, device=device)
-    lengths, rows = [len(prompt) for prompt in prompts], torch.arange(len(prompts), device=device)
+    # Rows of similar length side by side, for they attend together.
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    lengths, rows = [len(prompts[row]) for row in order], torch.tensor(order, device=device)
     new = torch.full((len(prompts), max_new_tokens), settings.pad_token_id, device=device)
     total = torch.zeros(len(prompts), dtype=torch.float64, device=device) if rate else None
     slots = _Slots(model, len(prompts), max(lengths) + max_new_tokens - 1)
     rotations = _rotations(model, max(lengths) + max_new_tokens)
-    hidden = _prefill(model, inputs, prompts, slots, rotations)
+    hidden = _prefill(model, inputs, prompts, order, slots, rotations)
     for number in range(max_new_tokens):
         logits = model.lm_head(hidden).float()
         logits[:, suppressed] = -torch.inf
