@@ -5,7 +5,7 @@
 - Keys and values lie in tensors that are made once and written in place. Query heads that share a key head attend
   together, so keys and values are never repeated.
 - A row that has ended leaves, and the last row takes its slot.
-- The last layer's feed-forward block and the head see only the tokens whose successors are wanted.
+- In the last layer only the tokens whose successors are wanted attend and go on.
 """
 
 from __future__ import annotations
@@ -72,22 +72,32 @@ class _Slots:
         """Put the first `length` places of some slots into others."""
         self.data[:, :, targets, :, :length] = self.data[:, :, sources, :, :length]
 
-    def attend_spans(self, spans: Sequence[_Span]) -> Attend:
-        """Causal attention of tokens that lie one behind the other, each to its own row."""
+    def attend_spans(self, spans: Sequence[_Span], wanted: Sequence[int]) -> Attend:
+        """Causal attention of tokens that lie one behind the other, each to its own row.
+
+        Args:
+            wanted: how many of each span's last tokens there are queries of, where not of all.
+        """
         sizes = [span.stop - span.start for span in spans]
         seen = (torch.ones(span.stop - span.start, span.stop, dtype=torch.bool).tril(span.start) for span in spans)
         masks = [_bias(one, self.data) for one in seen]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            mixed = []
-            parts = (part.transpose(0, 1).split(sizes, dim=1) for part in (q, k, v))
-            for span, mask, q_row, k_row, v_row in zip(spans, masks, *parts, strict=True):
+            counts = sizes if len(q) == len(k) else wanted
+            mixed = [q[:0]]
+            parts = (
+                q.transpose(0, 1).split(counts, 1),
+                k.transpose(0, 1).split(sizes, 1),
+                v.transpose(0, 1).split(sizes, 1),
+            )
+            for span, mask, count, q_row, k_row, v_row in zip(spans, masks, counts, *parts, strict=True):
                 keys, values = (data[layer][span.slot, :, : span.stop] for data in (self.keys, self.values))
                 keys[:, span.start :], values[:, span.start :] = k_row, v_row
-                out = F.scaled_dot_product_attention(
-                    q_row[None], keys[None], values[None], attn_mask=mask, enable_gqa=True
-                )
-                mixed.append(out[0].transpose(0, 1))
+                if count:
+                    out = F.scaled_dot_product_attention(
+                        q_row[None], keys[None], values[None], attn_mask=mask[-count:], enable_gqa=True
+                    )
+                    mixed.append(out[0].transpose(0, 1))
             return torch.cat(mixed).flatten(1)
 
         return attend
@@ -147,9 +157,9 @@ def _run(
         qk = qk.view(len(hidden), -1, config.head_dim)
         # Rotated together, in three steps: x cos + (its halves exchanged) (-sin, sin).
         q, k = torch.addcmul(qk * cos, qk.roll(config.head_dim // 2, -1), sin).split(heads, dim=1)
-        mixed = attend(number, q, k, attention.v_proj(normed).view_as(k))
         if number == len(text.layers) - 1:
-            hidden, mixed = hidden[wanted], mixed[wanted]
+            hidden, q = hidden[wanted], q[wanted]
+        mixed = attend(number, q, k, attention.v_proj(normed).view_as(k))
         hidden = hidden + attention.o_proj(mixed)
         hidden = hidden + block(_rms_norm(layer.post_attention_layernorm, hidden)[None])[0]
     return _rms_norm(text.norm, hidden)
@@ -217,10 +227,10 @@ def _prefill(
             continue
         hidden = torch.cat([embedded[span.slot][span.start : span.stop] for span in piece])
         positions = torch.cat([torch.arange(span.start, span.stop) for span in piece]).to(hidden.device)
-        ends = [span.stop == len(prompts[span.slot]) for span in piece]
-        places = torch.tensor([span.stop - span.start for span in piece]).cumsum(0)[torch.tensor(ends)] - 1
+        ends = [int(span.stop == len(prompts[span.slot])) for span in piece]
+        places = torch.tensor([span.stop - span.start for span in piece]).cumsum(0)[torch.tensor(ends).bool()] - 1
         rotation = [part[positions] for part in rotations]
-        last.append(_run(model, blocks, hidden, rotation, slots.attend_spans(piece), places.to(hidden.device)))
+        last.append(_run(model, blocks, hidden, rotation, slots.attend_spans(piece, ends), places.to(hidden.device)))
         if piece[-1] == _Span(0, piece[-1].start, shared):
             slots.repeat_first(shared)
     return torch.cat(last)
