@@ -189,23 +189,37 @@ _BOND_TYPE = _codes(Chem.BondType, "SINGLE DOUBLE TRIPLE AROMATIC")
 _BOND_STEREO = _codes(Chem.BondStereo, "STEREONONE STEREOZ STEREOE STEREOCIS STEREOTRANS")
 _BOND_DIRECTION = _codes(Chem.BondDir, "NONE ENDUPRIGHT ENDDOWNRIGHT")
 
-_SINGLE, _DOUBLE = _BOND_TYPE[Chem.BondType.SINGLE], _BOND_TYPE[Chem.BondType.DOUBLE]
+_SINGLE, _DOUBLE, _, _AROMATIC = _BOND_TYPE.values()
 _SP2, _SP3 = _HYBRIDIZATION[Chem.HybridizationType.SP2], _HYBRIDIZATION[Chem.HybridizationType.SP3]
 
 
-def _atoms_that(query: Chem.QueryAtom) -> Chem.Mol:
+def _atoms_that(*queries: Chem.QueryAtom) -> Chem.Mol:
+    """A pattern of one atom to which at least one of the queries applies."""
+    first, *others = queries
+    for query in others:
+        first.ExpandQuery(query, how=Chem.CompositeQueryType.COMPOSITE_OR)
     pattern = Chem.RWMol()
-    pattern.AddAtom(query)
+    pattern.AddAtom(first)
     return pattern.GetMol()
 
 
-# Reading an enum costs six times as much as reading a number, and most atoms have the same few values: the others are
-# found by a search in RDKit's own code.
-_IS_CHIRAL = _atoms_that(rdqueries.HasChiralTagQueryAtom())
-_IS_SP2, _IS_NEITHER_SP2_NOR_SP3 = Chem.MolFromSmarts("[^2]"), Chem.MolFromSmarts("[!^2;!^3]")
+def _bond_that(smarts: str) -> Chem.QueryBond:
+    return Chem.MolFromSmarts(f"*{smarts}*").GetBondWithIdx(0)
+
+
+# Reading an enum costs six times as much as reading a number, and most atoms and bonds have the same few values. So
+# atoms with other values are found by a search in RDKit's own code, and bonds are asked whether they have these values.
+_IS_SP2 = _atoms_that(Chem.AtomFromSmarts("[^2]"))
+_IS_UNUSUAL = _atoms_that(
+    rdqueries.HasChiralTagQueryAtom(),
+    rdqueries.FormalChargeEqualsQueryAtom(0, negate=True),
+    rdqueries.NumRadicalElectronsEqualsQueryAtom(0, negate=True),
+    Chem.AtomFromSmarts("[!^2;!^3]"),
+)
 _ALL_MATCHES = Chem.SubstructMatchParameters()
 _ALL_MATCHES.uniquify = False
 _ALL_MATCHES.maxMatches = _SIZE_LIMIT
+_SINGLE_BOND, _AROMATIC_BOND = _bond_that("-"), _bond_that(":")
 
 
 def molecule_graph(mol: Chem.Mol, features: str = "ogb9", atom_cap: int = ATOM_CAP) -> MoleculeGraph:
@@ -241,23 +255,24 @@ def molecule_graphs(mols: Iterable[Chem.Mol], features: str = "ogb9", atom_cap: 
         if mol.GetNumAtoms() == 0:
             raise ValueError("the molecule has no atoms: it gives no graph")
         _check_size(mol, atom_cap, "the molecule")
-        atom_columns.append(_atom_columns(mol, ogb))
-        bond_columns.append(_bond_columns(mol, ogb))
+        atoms, bonds = _atoms_and_bonds(mol)
+        atom_columns.append(_atom_columns(mol, atoms, ogb))
+        bond_columns.append(_bond_columns(bonds, ogb))
     if not atom_columns:
         return []
-    atoms, bonds = _joined(atom_columns), _joined(bond_columns)
-    atoms[0] = (atoms[0] - 1) % 119  # the wildcard's atomic number is 0, hence 118
+    atom_codes, bond_codes = _joined(atom_columns), _joined(bond_columns)
+    atom_codes[0] = (atom_codes[0] - 1) % 119  # the wildcard's atomic number is 0, hence 118
     if ogb:
-        atoms[3] = np.where(np.abs(atoms[3]) <= 5, atoms[3] + 5, 11)
-        atoms = np.minimum(atoms, _LARGEST_OGB_CODES)
+        atom_codes[3] = np.where(np.abs(atom_codes[3]) <= 5, atom_codes[3] + 5, 11)
+        atom_codes = np.minimum(atom_codes, _LARGEST_OGB_CODES)
     bond_counts = [len(columns[0]) for columns in bond_columns]
     molecule = np.arange(len(bond_counts)).repeat(bond_counts)
-    begin, end, *kinds = bonds[:, np.lexsort((bonds[1], bonds[0], molecule))]
+    begin, end, *kinds = bond_codes[:, np.lexsort((bond_codes[1], bond_codes[0], molecule))]
     both_ways = np.stack([begin, end, end, begin]).reshape(2, 2, -1).transpose(0, 2, 1).reshape(2, -1)
     atom_ends = np.cumsum([len(columns[0]) for columns in atom_columns])[:-1]
     bond_ends = 2 * np.cumsum(bond_counts)[:-1]
     parts = zip(
-        np.split(np.ascontiguousarray(atoms.T), atom_ends),
+        np.split(np.ascontiguousarray(atom_codes.T), atom_ends),
         np.split(both_ways, bond_ends, axis=1),
         np.split(np.stack(kinds, axis=1).repeat(2, axis=0), bond_ends),
         strict=True,
@@ -287,37 +302,54 @@ def _joined(molecules: list[list[list[int]]]) -> np.ndarray:
 _LARGEST_OGB_CODES = np.array([[118], [3], [11], [11], [9], [5], [5], [1], [1]])
 
 
-def _atom_columns(mol: Chem.Mol, ogb: bool) -> list[list[int]]:
+def _atoms_and_bonds(mol: Chem.Mol) -> tuple[tuple[Chem.Atom, ...], tuple[Chem.Bond, ...]]:
+    """All of them, in order, in half the time that it takes to ask for one after the other; not to outlive `mol`.
+
+    They are those of a stereo group which is thrown away: `mol` itself neither gets nor changes one.
+    """
+    everything = range(mol.GetNumAtoms()), range(mol.GetNumBonds())
+    group = Chem.CreateStereoGroup(Chem.StereoGroupType.STEREO_ABSOLUTE, mol, *everything)
+    return group.GetAtoms(), group.GetBonds()
+
+
+def _atom_columns(mol: Chem.Mol, atoms: Sequence[Chem.Atom], ogb: bool) -> list[list[int]]:
     """Feature by feature; elements, charges and counts are RDKit's own numbers."""
-    atoms = list(map(mol.GetAtomWithIdx, range(mol.GetNumAtoms())))
-    chirality = [0] * len(atoms)
-    for (i,) in mol.GetSubstructMatches(_IS_CHIRAL, _ALL_MATCHES):
-        chirality[i] = _CHIRALITY.get(atoms[i].GetChiralTag(), 3)
+    count = len(atoms)
+    chirality, charges, radicals, hybridization = [0] * count, [0] * count, [0] * count, [_SP3] * count
+    for (i,) in mol.GetSubstructMatches(_IS_SP2, _ALL_MATCHES):
+        hybridization[i] = _SP2
+    for (i,) in mol.GetSubstructMatches(_IS_UNUSUAL, _ALL_MATCHES):
+        atom = atoms[i]
+        chirality[i] = _CHIRALITY.get(atom.GetChiralTag(), 3)
+        charges[i] = atom.GetFormalCharge()
+        radicals[i] = atom.GetNumRadicalElectrons()
+        hybridization[i] = _HYBRIDIZATION.get(atom.GetHybridization(), 5)
     elements = list(map(Chem.Atom.GetAtomicNum, atoms))
     if not ogb:
         return [elements, chirality]
-    hybridization = [_SP3] * len(atoms)
-    for (i,) in mol.GetSubstructMatches(_IS_SP2, _ALL_MATCHES):
-        hybridization[i] = _SP2
-    for (i,) in mol.GetSubstructMatches(_IS_NEITHER_SP2_NOR_SP3, _ALL_MATCHES):
-        hybridization[i] = _HYBRIDIZATION.get(atoms[i].GetHybridization(), 5)
     return [
         elements,
         chirality,
         list(map(Chem.Atom.GetTotalDegree, atoms)),
-        list(map(Chem.Atom.GetFormalCharge, atoms)),
+        charges,
         list(map(Chem.Atom.GetTotalNumHs, atoms)),
-        list(map(Chem.Atom.GetNumRadicalElectrons, atoms)),
+        radicals,
         hybridization,
         list(map(Chem.Atom.GetIsAromatic, atoms)),
         list(map(Chem.Atom.IsInRing, atoms)),
     ]
 
 
-def _bond_columns(mol: Chem.Mol, ogb: bool) -> list[list[int]]:
+def _bond_columns(bonds: Sequence[Chem.Bond], ogb: bool) -> list[list[int]]:
     """Both ends, then feature by feature."""
-    bonds = list(map(mol.GetBondWithIdx, range(mol.GetNumBonds())))
-    types = [_BOND_TYPE.get(kind, 4) for kind in map(Chem.Bond.GetBondType, bonds)]
+    types = [
+        _SINGLE
+        if single
+        else _AROMATIC
+        if _AROMATIC_BOND.Match(bond)
+        else _BOND_TYPE.get(bond.GetBondType(), 4)
+        for bond, single in zip(bonds, map(_SINGLE_BOND.Match, bonds), strict=True)
+    ]
     columns = [list(map(Chem.Bond.GetBeginAtomIdx, bonds)), list(map(Chem.Bond.GetEndAtomIdx, bonds)), types]
     if not ogb:
         return [*columns, [_BOND_DIRECTION.get(kind, 0) for kind in map(Chem.Bond.GetBondDir, bonds)]]
