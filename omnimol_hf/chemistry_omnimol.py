@@ -190,6 +190,7 @@ _BOND_STEREO = _codes(Chem.BondStereo, "STEREONONE STEREOZ STEREOE STEREOCIS STE
 _BOND_DIRECTION = _codes(Chem.BondDir, "NONE ENDUPRIGHT ENDDOWNRIGHT")
 
 _SINGLE, _DOUBLE, _, _AROMATIC = _BOND_TYPE.values()
+_NEUTRAL = 5
 _SP2, _SP3 = _HYBRIDIZATION[Chem.HybridizationType.SP2], _HYBRIDIZATION[Chem.HybridizationType.SP3]
 
 
@@ -250,7 +251,7 @@ def molecule_graphs(mols: Iterable[Chem.Mol], features: str = "ogb9", atom_cap: 
     if features not in GRAPH_FEATURES:
         raise ValueError(f"graph features {features!r} are unknown; expected one of {', '.join(GRAPH_FEATURES)}")
     ogb = features == "ogb9"
-    atom_columns, bond_columns = [], []
+    atom_columns, bond_columns, begin, end = [], [], [], []
     for mol in mols:
         if mol.GetNumAtoms() == 0:
             raise ValueError("the molecule has no atoms: it gives no graph")
@@ -258,23 +259,26 @@ def molecule_graphs(mols: Iterable[Chem.Mol], features: str = "ogb9", atom_cap: 
         atoms, bonds = _atoms_and_bonds(mol)
         atom_columns.append(_atom_columns(mol, atoms, ogb))
         bond_columns.append(_bond_columns(bonds, ogb))
+        begin.extend(map(Chem.Bond.GetBeginAtomIdx, bonds))
+        end.extend(map(Chem.Bond.GetEndAtomIdx, bonds))
     if not atom_columns:
         return []
-    atom_codes, bond_codes = _joined(atom_columns), _joined(bond_columns)
-    atom_codes[0] = (atom_codes[0] - 1) % 119  # the wildcard's atomic number is 0, hence 118
+    atom_features, bond_features = _joined(atom_columns), _joined(bond_columns)
+    atom_counts, bond_counts = (np.array([len(one[0]) for one in every]) for every in (atom_columns, bond_columns))
+    atom_ends, bond_ends = atom_counts.cumsum(), bond_counts.cumsum()
+    ends = np.array([begin, end], dtype=np.int64)
+    ends_in_all = ends + (atom_ends - atom_counts).repeat(bond_counts)
+    atom_features[:, 0] = (atom_features[:, 0] - 1) % 119  # the wildcard's atomic number is 0, hence 118
     if ogb:
-        atom_codes[3] = np.where(np.abs(atom_codes[3]) <= 5, atom_codes[3] + 5, 11)
-        atom_codes = np.minimum(atom_codes, _LARGEST_OGB_CODES)
-    bond_counts = [len(columns[0]) for columns in bond_columns]
-    molecule = np.arange(len(bond_counts)).repeat(bond_counts)
-    begin, end, *kinds = bond_codes[:, np.lexsort((bond_codes[1], bond_codes[0], molecule))]
-    both_ways = np.stack([begin, end, end, begin]).reshape(2, 2, -1).transpose(0, 2, 1).reshape(2, -1)
-    atom_ends = np.cumsum([len(columns[0]) for columns in atom_columns])[:-1]
-    bond_ends = 2 * np.cumsum(bond_counts)[:-1]
+        neighbours = np.bincount(ends_in_all.ravel(), minlength=len(atom_features))
+        atom_features[:, 2] = neighbours + atom_features[:, 4]
+        atom_features = np.minimum(atom_features, _LARGEST_OGB_CODES)
+    order = np.argsort(ends_in_all[0] * len(atom_features) + ends_in_all[1])
+    both_ways = ends[[[0, 1], [1, 0]]][:, :, order].transpose(0, 2, 1).reshape(2, -1)
     parts = zip(
-        np.split(np.ascontiguousarray(atom_codes.T), atom_ends),
-        np.split(both_ways, bond_ends, axis=1),
-        np.split(np.stack(kinds, axis=1).repeat(2, axis=0), bond_ends),
+        np.split(atom_features, atom_ends[:-1]),
+        np.split(both_ways, 2 * bond_ends[:-1], axis=1),
+        np.split(bond_features[order].repeat(2, axis=0), 2 * bond_ends[:-1]),
         strict=True,
     )
     return [MoleculeGraph(*part) for part in parts]
@@ -293,13 +297,13 @@ def joined_graph(graphs: Sequence[MoleculeGraph]) -> MoleculeGraph:
     )
 
 
-def _joined(molecules: list[list[list[int]]]) -> np.ndarray:
-    """`(columns, things)`: the columns of several molecules as those of one."""
-    columns = [list(chain.from_iterable(parts)) for parts in zip(*molecules, strict=True)]
-    return np.array(columns, dtype=np.int64)
+def _joined(molecules: list[list[bytes]]) -> np.ndarray:
+    """`(things, columns)`: the columns of several molecules, a byte a value, as those of one."""
+    columns = [np.frombuffer(b"".join(parts), dtype=np.uint8) for parts in zip(*molecules, strict=True)]
+    return np.stack(columns, axis=1).astype(np.int64)
 
 
-_LARGEST_OGB_CODES = np.array([[118], [3], [11], [11], [9], [5], [5], [1], [1]])
+_LARGEST_OGB_CODES = np.array([118, 3, 11, 11, 9, 5, 5, 1, 1])
 
 
 def _atoms_and_bonds(mol: Chem.Mol) -> tuple[tuple[Chem.Atom, ...], tuple[Chem.Bond, ...]]:
@@ -312,54 +316,55 @@ def _atoms_and_bonds(mol: Chem.Mol) -> tuple[tuple[Chem.Atom, ...], tuple[Chem.B
     return group.GetAtoms(), group.GetBonds()
 
 
-def _atom_columns(mol: Chem.Mol, atoms: Sequence[Chem.Atom], ogb: bool) -> list[list[int]]:
-    """Feature by feature; elements, charges and counts are RDKit's own numbers."""
+def _atom_columns(mol: Chem.Mol, atoms: Sequence[Chem.Atom], ogb: bool) -> list[bytes]:
+    """Feature by feature; elements and counts are RDKit's own numbers, degrees are left to be counted."""
     count = len(atoms)
-    chirality, charges, radicals, hybridization = [0] * count, [0] * count, [0] * count, [_SP3] * count
+    chirality, charges, radicals = bytearray(count), bytearray([_NEUTRAL]) * count, bytearray(count)
+    hybridization = bytearray([_SP3]) * count
     for (i,) in mol.GetSubstructMatches(_IS_SP2, _ALL_MATCHES):
         hybridization[i] = _SP2
     for (i,) in mol.GetSubstructMatches(_IS_UNUSUAL, _ALL_MATCHES):
         atom = atoms[i]
         chirality[i] = _CHIRALITY.get(atom.GetChiralTag(), 3)
-        charges[i] = atom.GetFormalCharge()
+        charge = atom.GetFormalCharge()
+        charges[i] = _NEUTRAL + charge if abs(charge) <= 5 else 11
         radicals[i] = atom.GetNumRadicalElectrons()
         hybridization[i] = _HYBRIDIZATION.get(atom.GetHybridization(), 5)
-    elements = list(map(Chem.Atom.GetAtomicNum, atoms))
+    elements = bytes(map(Chem.Atom.GetAtomicNum, atoms))
     if not ogb:
         return [elements, chirality]
     return [
         elements,
         chirality,
-        list(map(Chem.Atom.GetTotalDegree, atoms)),
+        bytes(count),
         charges,
-        list(map(Chem.Atom.GetTotalNumHs, atoms)),
+        bytes(map(Chem.Atom.GetTotalNumHs, atoms)),
         radicals,
         hybridization,
-        list(map(Chem.Atom.GetIsAromatic, atoms)),
-        list(map(Chem.Atom.IsInRing, atoms)),
+        bytes(map(Chem.Atom.GetIsAromatic, atoms)),
+        bytes(map(Chem.Atom.IsInRing, atoms)),
     ]
 
 
-def _bond_columns(bonds: Sequence[Chem.Bond], ogb: bool) -> list[list[int]]:
-    """Both ends, then feature by feature."""
+def _bond_columns(bonds: Sequence[Chem.Bond], ogb: bool) -> list[bytes]:
+    """Feature by feature."""
     types = [
-        _SINGLE
-        if single
-        else _AROMATIC
-        if _AROMATIC_BOND.Match(bond)
-        else _BOND_TYPE.get(bond.GetBondType(), 4)
+        _SINGLE if single else _other_bond_type(bond)
         for bond, single in zip(bonds, map(_SINGLE_BOND.Match, bonds), strict=True)
     ]
-    columns = [list(map(Chem.Bond.GetBeginAtomIdx, bonds)), list(map(Chem.Bond.GetEndAtomIdx, bonds)), types]
     if not ogb:
-        return [*columns, [_BOND_DIRECTION.get(kind, 0) for kind in map(Chem.Bond.GetBondDir, bonds)]]
-    conjugated = list(map(Chem.Bond.GetIsConjugated, bonds))
+        return [bytes(types), bytes(_BOND_DIRECTION.get(kind, 0) for kind in map(Chem.Bond.GetBondDir, bonds))]
+    conjugated = bytes(map(Chem.Bond.GetIsConjugated, bonds))
     # Only double bonds are Z or E; a single bond that is an axis of chirality has two sp2 ends, so it is conjugated.
     stereo = [
         _BOND_STEREO.get(bond.GetStereo(), 5) if kind == _DOUBLE or (kind == _SINGLE and mobile) else 0
         for bond, kind, mobile in zip(bonds, types, conjugated, strict=True)
     ]
-    return [*columns, stereo, conjugated]
+    return [bytes(types), bytes(stereo), conjugated]
+
+
+def _other_bond_type(bond: Chem.Bond) -> int:
+    return _AROMATIC if _AROMATIC_BOND.Match(bond) else _BOND_TYPE.get(bond.GetBondType(), 4)
 
 
 # --- which molecules of an input become the graph --------------------------------------------------------------------
