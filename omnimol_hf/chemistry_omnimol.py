@@ -209,7 +209,7 @@ def _bond_that(smarts: str) -> Chem.QueryBond:
 
 
 # Reading an enum costs six times as much as reading a number, and most atoms and bonds have the same few values. So
-# atoms with other values are found by a search in RDKit's own code, and bonds are asked whether they have these values.
+# a search in RDKit's own code finds the atoms with others, and bonds are asked for these values one by one.
 _IS_SP2 = _atoms_that(Chem.AtomFromSmarts("[^2]"))
 _IS_UNUSUAL = _atoms_that(
     rdqueries.HasChiralTagQueryAtom(),
@@ -251,37 +251,13 @@ def molecule_graphs(mols: Iterable[Chem.Mol], features: str = "ogb9", atom_cap: 
     if features not in GRAPH_FEATURES:
         raise ValueError(f"graph features {features!r} are unknown; expected one of {', '.join(GRAPH_FEATURES)}")
     ogb = features == "ogb9"
-    atom_columns, bond_columns, begin, end = [], [], [], []
+    columns = []
     for mol in mols:
         if mol.GetNumAtoms() == 0:
             raise ValueError("the molecule has no atoms: it gives no graph")
         _check_size(mol, atom_cap, "the molecule")
-        atoms, bonds = _atoms_and_bonds(mol)
-        atom_columns.append(_atom_columns(mol, atoms, ogb))
-        bond_columns.append(_bond_columns(bonds, ogb))
-        begin.extend(map(Chem.Bond.GetBeginAtomIdx, bonds))
-        end.extend(map(Chem.Bond.GetEndAtomIdx, bonds))
-    if not atom_columns:
-        return []
-    atom_features, bond_features = _joined(atom_columns), _joined(bond_columns)
-    atom_counts, bond_counts = (np.array([len(one[0]) for one in every]) for every in (atom_columns, bond_columns))
-    atom_ends, bond_ends = atom_counts.cumsum(), bond_counts.cumsum()
-    ends = np.array([begin, end], dtype=np.int64)
-    ends_in_all = ends + (atom_ends - atom_counts).repeat(bond_counts)
-    atom_features[:, 0] = (atom_features[:, 0] - 1) % 119  # the wildcard's atomic number is 0, hence 118
-    if ogb:
-        neighbours = np.bincount(ends_in_all.ravel(), minlength=len(atom_features))
-        atom_features[:, 2] = neighbours + atom_features[:, 4]
-        atom_features = np.minimum(atom_features, _LARGEST_OGB_CODES)
-    order = np.argsort(ends_in_all[0] * len(atom_features) + ends_in_all[1])
-    both_ways = ends[[[0, 1], [1, 0]]][:, :, order].transpose(0, 2, 1).reshape(2, -1)
-    parts = zip(
-        np.split(atom_features, atom_ends[:-1]),
-        np.split(both_ways, 2 * bond_ends[:-1], axis=1),
-        np.split(bond_features[order].repeat(2, axis=0), 2 * bond_ends[:-1]),
-        strict=True,
-    )
-    return [MoleculeGraph(*part) for part in parts]
+        columns.append(_columns(mol, ogb))
+    return _graphs(*zip(*columns, strict=True), ogb) if columns else []
 
 
 def joined_graph(graphs: Sequence[MoleculeGraph]) -> MoleculeGraph:
@@ -297,7 +273,34 @@ def joined_graph(graphs: Sequence[MoleculeGraph]) -> MoleculeGraph:
     )
 
 
-def _joined(molecules: list[list[bytes]]) -> np.ndarray:
+def _graphs(
+    atom_columns: Sequence[list[bytes]],
+    bond_columns: Sequence[list[bytes]],
+    ends: Sequence[list[list[int]]],
+    ogb: bool,
+) -> list[MoleculeGraph]:
+    """The graphs of several molecules, all made at once, from what `_columns` reads of each."""
+    atoms, bonds = _joined(atom_columns), _joined(bond_columns)
+    atom_counts, bond_counts = (np.array([len(one[0]) for one in every]) for every in (atom_columns, bond_columns))
+    atom_ends, bond_ends = np.cumsum(atom_counts), np.cumsum(bond_counts)
+    ends = np.array([list(chain.from_iterable(parts)) for parts in zip(*ends, strict=True)], dtype=np.int64)
+    ends_among_all = ends + np.repeat(atom_ends - atom_counts, bond_counts)
+    atoms[:, 0] = (atoms[:, 0] - 1) % 119  # the wildcard's atomic number is 0, hence 118
+    if ogb:
+        atoms[:, 2] = atoms[:, 4] + np.bincount(ends_among_all.ravel(), minlength=len(atoms))
+        atoms = np.minimum(atoms, _LARGEST_OGB_CODES)
+    order = np.argsort(ends_among_all[0] * len(atoms) + ends_among_all[1])
+    both_ways = ends[:, order][[[0, 1], [1, 0]]].transpose(0, 2, 1).reshape(2, -1)
+    parts = zip(
+        np.split(atoms, atom_ends[:-1]),
+        np.split(both_ways, 2 * bond_ends[:-1], axis=1),
+        np.split(bonds[order].repeat(2, axis=0), 2 * bond_ends[:-1]),
+        strict=True,
+    )
+    return [MoleculeGraph(*part) for part in parts]
+
+
+def _joined(molecules: Sequence[list[bytes]]) -> np.ndarray:
     """`(things, columns)`: the columns of several molecules, a byte a value, as those of one."""
     columns = [np.frombuffer(b"".join(parts), dtype=np.uint8) for parts in zip(*molecules, strict=True)]
     return np.stack(columns, axis=1).astype(np.int64)
@@ -306,18 +309,21 @@ def _joined(molecules: list[list[bytes]]) -> np.ndarray:
 _LARGEST_OGB_CODES = np.array([118, 3, 11, 11, 9, 5, 5, 1, 1])
 
 
-def _atoms_and_bonds(mol: Chem.Mol) -> tuple[tuple[Chem.Atom, ...], tuple[Chem.Bond, ...]]:
-    """All of them, in order, in half the time that it takes to ask for one after the other; not to outlive `mol`.
+def _columns(mol: Chem.Mol, ogb: bool) -> tuple[list[bytes], list[bytes], list[list[int]]]:
+    """What is read of a molecule: features of atoms and of bonds, and where bonds begin and end.
 
-    They are those of a stereo group which is thrown away: `mol` itself neither gets nor changes one.
+    All atoms and bonds come as those of a stereo group, in half the time that it takes to ask for one after the other.
+    The group is thrown away: `mol` neither gets nor changes one. Atoms and bonds must not outlive `mol`.
     """
     everything = range(mol.GetNumAtoms()), range(mol.GetNumBonds())
     group = Chem.CreateStereoGroup(Chem.StereoGroupType.STEREO_ABSOLUTE, mol, *everything)
-    return group.GetAtoms(), group.GetBonds()
+    atoms, bonds = group.GetAtoms(), group.GetBonds()
+    ends = [list(map(Chem.Bond.GetBeginAtomIdx, bonds)), list(map(Chem.Bond.GetEndAtomIdx, bonds))]
+    return _atom_columns(mol, atoms, ogb), _bond_columns(bonds, ogb), ends
 
 
 def _atom_columns(mol: Chem.Mol, atoms: Sequence[Chem.Atom], ogb: bool) -> list[bytes]:
-    """Feature by feature; elements and counts are RDKit's own numbers, degrees are left to be counted."""
+    """Feature by feature; elements and counts are RDKit's own numbers, degrees are counted later."""
     count = len(atoms)
     chirality, charges, radicals = bytearray(count), bytearray([_NEUTRAL]) * count, bytearray(count)
     hybridization = bytearray([_SP3]) * count

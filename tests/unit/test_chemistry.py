@@ -287,15 +287,121 @@ def _plain_bond(bond):
     ]
 
 
+def assert_read_one_by_one(mol, name):
+    """The graph is what asking every atom and every bond for every property gives."""
+    graph = molecule_graph(mol)
+    bonds = sorted(mol.GetBonds(), key=lambda bond: (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
+    assert graph.atom_features.tolist() == [_plain_atom(atom) for atom in mol.GetAtoms()], name
+    assert graph.bond_features[::2].tolist() == [_plain_bond(bond) for bond in bonds], name
+    assert graph.bond_index[:, ::2].T.tolist() == [[b.GetBeginAtomIdx(), b.GetEndAtomIdx()] for b in bonds], name
+
+
 def test_features_are_rdkits_own_properties():
     odd = [smiles for smiles in ODD_MOLECULES if smiles != "C\n"]
-    for smiles in [*nci_smiles(300), *odd, "[Co+6]", "[C-5]", "[SnH4]", "C(=C/Cl)\\Cl"]:
+    for smiles in [*nci_smiles(300), *odd, *NASTY_MOLECULES]:
+        assert_read_one_by_one(mol_from_smiles(smiles), smiles)
+
+
+# Values that few atoms or bonds have, and chemistry in which one property does not follow from another.
+NASTY_MOLECULES = [
+    *("[Co+6]", "[C-5]", "[SnH4]", "[Na]", "[Pt]", "[H]", "[C]", "[CH2]", "[N]", "[O][O]", "[U+4]", "*", "[*]~[*]"),
+    *("C(=C/Cl)\\Cl", "F/C=C/C=C\\F", "CC=CC", "C/C=N/O", "FC(Cl)=C=C(F)Cl", "C=C=C=C", "OC#CC#N", "[C-]#[O+]"),
+    *("C[N+](=O)[O-]", "CN=[N+]=[N-]", "C[N+]#[C-]", "CS(=O)C", "C[S@](=O)CC", "CS(=O)(=O)N", "COP(=O)([O-])OC"),
+    *(
+        "C[P@@](=O)(O)CC",
+        "CP(C)(C)(C)C",
+        "OI(=O)(=O)=O",
+        "CC(=O)OI1(OC(C)=O)(OC(C)=O)OC(=O)c2ccccc21",
+        "FS(F)(F)(F)(F)F",
+    ),
+    *("B", "OB(O)c1ccccc1", "F[B-](F)(F)F", "[BH3-]C#N", "Cl(=O)(=O)(=O)O", "[Xe](F)F", "O=[Os](=O)(=O)=O"),
+    *(
+        "c1cc[nH]c1",
+        "c1ccoc1",
+        "C[n+]1ccccc1",
+        "[c-]1ccccc1",
+        "[O-][n+]1ccccc1",
+        "c1ccc2c(c1)[se]cc2",
+        "O=c1cc[nH]cc1",
+    ),
+    *(
+        "c1ccn(->[Pd])cc1",
+        "Cl[Pd](Cl)(<-P(C)(C)C)<-P(C)(C)C",
+        "[O-]C(=O)C[NH2]->[Cu+2]",
+        "O=C=O->[Fe]",
+        "[C-]#[O+]->[Ni]",
+    ),
+    *("[Fe]123456789C%10C1C2C3C4%10.C51C6C7C8C91", "[Fe+2].c1cc[cH-]c1.c1cc[cH-]c1", "C[Mg]Br", "[Li]CCCC"),
+    *("F[Co@OH1](Cl)(Br)(I)(N)O", "C[Pt@SP2](F)(Cl)Br", "S[As@TB3](F)(Cl)(Br)N", "C[C@@H]1CC[C@H](O)CC1"),
+    *(
+        "[2H]O[2H]",
+        "[13CH4]",
+        "[H][H]",
+        "[H]c1ccccc1",
+        "[H]O[H].[H+]",
+        "CC([CH2])C",
+        "[O]c1ccccc1",
+        "C$C",
+        "C~C",
+    ),
+    *(
+        "O=C1C=CC(=O)C=C1",
+        "C1=CC=CC=CC=C1",
+        "c1ccccc1-c1ccccc1",
+        "CC(=O)Nc1ccccc1",
+        "C1CC2CCC1CC2",
+        "N" * 200,
+        "C=" * 99 + "C",
+    ),
+]
+
+
+def test_features_of_molecules_changed_by_hand():
+    """Nothing that a sanitised molecule would make sure of is taken for granted."""
+    for smiles in ("Cc1ccc(/C=C/C(=O)[O-])nc1", "C[C@H](N)C(=O)Nc1cc[nH]c1"):
+        for clear in (True, False):
+            kekulized = mol_from_smiles(smiles)
+            Chem.Kekulize(kekulized, clearAromaticFlags=clear)
+            assert_read_one_by_one(kekulized, (smiles, clear))
+        assert_read_one_by_one(Chem.AddHs(mol_from_smiles(smiles)), smiles)
         mol = mol_from_smiles(smiles)
-        graph = molecule_graph(mol)
-        assert graph.atom_features.tolist() == [_plain_atom(atom) for atom in mol.GetAtoms()], smiles
-        bonds = sorted(mol.GetBonds(), key=lambda bond: (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
-        assert graph.bond_features[::2].tolist() == [_plain_bond(bond) for bond in bonds], smiles
-        assert graph.bond_index[:, ::2].T.tolist() == [[b.GetBeginAtomIdx(), b.GetEndAtomIdx()] for b in bonds]
+        for number, (atom, bond) in enumerate(zip(mol.GetAtoms(), mol.GetBonds(), strict=False)):
+            atom.SetChiralTag(list(Chem.ChiralType.names.values())[number % len(Chem.ChiralType.names)])
+            atom.SetHybridization(list(Chem.HybridizationType.names.values())[number % 8])
+            atom.SetFormalCharge((number * 7) % 19 - 9)
+            atom.SetNumRadicalElectrons((number * 3) % 7)
+            atom.SetNumExplicitHs((number * 5) % 256)
+            atom.SetIsAromatic(number % 3 == 0)
+            bond.SetIsAromatic(number % 4 == 0)
+            bond.SetIsConjugated(number % 5 > 1)
+        mol.UpdatePropertyCache(strict=False)
+        assert_read_one_by_one(mol, smiles)
+    many = mol_from_smiles("[C]")
+    many.GetAtomWithIdx(0).SetNumExplicitHs(255)
+    many.UpdatePropertyCache(strict=False)
+    assert_read_one_by_one(many, "255 hydrogens")
+
+
+def test_features_of_molecules_that_are_not_sanitised():
+    """Patterns too; what RDKit has not counted is refused by RDKit itself."""
+    for mol in (Chem.MolFromSmiles("CN(=O)=O.c1ccccc1", sanitize=False), Chem.MolFromSmarts("[C,N]~C-,=[O-]:n")):
+        with pytest.raises(RuntimeError, match="getNumImplicitHs"):
+            molecule_graph(mol)
+        mol.UpdatePropertyCache(strict=False)
+        Chem.FastFindRings(mol)
+        assert_read_one_by_one(mol, Chem.MolToSmarts(mol))
+
+
+def test_reading_a_molecule_leaves_it_as_it_is():
+    mol = Chem.MolFromSmiles("C[C@H](F)[C@@H](Cl)O |&1:1,o2:3|")
+    before = Chem.MolToCXSmiles(mol), len(mol.GetStereoGroups()), mol.ToBinary(), list(mol.GetPropNames(True, True))
+    molecule_graph(mol)
+    assert before == (
+        Chem.MolToCXSmiles(mol),
+        len(mol.GetStereoGroups()),
+        mol.ToBinary(),
+        list(mol.GetPropNames(True, True)),
+    )
 
 
 def test_bonds_of_all_kinds_and_axes_of_chirality():
@@ -309,6 +415,7 @@ def test_bonds_of_all_kinds_and_axes_of_chirality():
         Chem.FastFindRings(pair)
         expected = {"SINGLE": 0, "DOUBLE": 1, "TRIPLE": 2, "AROMATIC": 3}.get(name, 4)
         assert molecule_graph(pair, "omnimol2").bond_features.tolist() == [[expected, 0]] * 2, name
+        assert_read_one_by_one(pair, name)
 
 
 def test_a_salts_graph_is_that_of_its_parts():
