@@ -189,7 +189,7 @@ _BOND_TYPE = _codes(Chem.BondType, "SINGLE DOUBLE TRIPLE AROMATIC")
 _BOND_STEREO = _codes(Chem.BondStereo, "STEREONONE STEREOZ STEREOE STEREOCIS STEREOTRANS")
 _BOND_DIRECTION = _codes(Chem.BondDir, "NONE ENDUPRIGHT ENDDOWNRIGHT")
 
-_SINGLE, _DOUBLE, _, _AROMATIC = _BOND_TYPE.values()
+_SINGLE, _DOUBLE, _TRIPLE, _AROMATIC = _BOND_TYPE.values()
 _NEUTRAL = 5
 _SP2, _SP3 = _HYBRIDIZATION[Chem.HybridizationType.SP2], _HYBRIDIZATION[Chem.HybridizationType.SP3]
 
@@ -209,7 +209,7 @@ def _bond_that(smarts: str) -> Chem.QueryBond:
 
 
 # Reading an enum costs six times as much as reading a number, and most atoms and bonds have the same few values. So
-# a search in RDKit's own code finds the atoms with others, and bonds are asked for these values one by one.
+# a search in RDKit's own code finds the atoms that have others, and a bond is first asked whether it has one of these.
 _IS_SP2 = _atoms_that(Chem.AtomFromSmarts("[^2]"))
 _IS_UNUSUAL = _atoms_that(
     rdqueries.HasChiralTagQueryAtom(),
@@ -323,7 +323,7 @@ def _columns(mol: Chem.Mol, ogb: bool) -> tuple[list[bytes], list[bytes], list[l
 
 
 def _atom_columns(mol: Chem.Mol, atoms: Sequence[Chem.Atom], ogb: bool) -> list[bytes]:
-    """Feature by feature; elements and counts are RDKit's own numbers, degrees are counted later."""
+    """Feature by feature; elements and counts are RDKit's own numbers."""
     count = len(atoms)
     chirality, charges, radicals = bytearray(count), bytearray([_NEUTRAL]) * count, bytearray(count)
     hybridization = bytearray([_SP3]) * count
@@ -342,7 +342,7 @@ def _atom_columns(mol: Chem.Mol, atoms: Sequence[Chem.Atom], ogb: bool) -> list[
     return [
         elements,
         chirality,
-        bytes(count),
+        bytes(count),  # degrees, which `_graphs` counts
         charges,
         bytes(map(Chem.Atom.GetTotalNumHs, atoms)),
         radicals,
