@@ -354,19 +354,17 @@ def _atom_columns(mol: Chem.Mol, atoms: Sequence[Chem.Atom], ogb: bool) -> list[
 
 def _bond_columns(bonds: Sequence[Chem.Bond], ogb: bool) -> list[bytes]:
     """Feature by feature."""
-    types = [
-        _SINGLE if single else _other_bond_type(bond)
-        for bond, single in zip(bonds, map(_SINGLE_BOND.Match, bonds), strict=True)
-    ]
-    if not ogb:
-        return [bytes(types), bytes(_BOND_DIRECTION.get(kind, 0) for kind in map(Chem.Bond.GetBondDir, bonds))]
+    types, stereo = bytearray([_SINGLE]) * len(bonds), bytearray(len(bonds))
     conjugated = bytes(map(Chem.Bond.GetIsConjugated, bonds))
-    # Only double bonds are Z or E; a single bond that is an axis of chirality has two sp2 ends, so it is conjugated.
-    stereo = [
-        _BOND_STEREO.get(bond.GetStereo(), 5) if kind == _DOUBLE or (kind == _SINGLE and mobile) else 0
-        for bond, kind, mobile in zip(bonds, types, conjugated, strict=True)
-    ]
-    return [bytes(types), bytes(stereo), conjugated]
+    for i, (bond, single, mobile) in enumerate(zip(bonds, map(_SINGLE_BOND.Match, bonds), conjugated, strict=True)):
+        if not single:
+            types[i] = _other_bond_type(bond)
+        # Only double bonds are Z or E; a single bond that is an axis of chirality has two sp2 ends: it is conjugated.
+        if types[i] == _DOUBLE or (single and mobile):
+            stereo[i] = _BOND_STEREO.get(bond.GetStereo(), 5)
+    if not ogb:
+        return [types, bytes(_BOND_DIRECTION.get(kind, 0) for kind in map(Chem.Bond.GetBondDir, bonds))]
+    return [types, stereo, conjugated]
 
 
 def _other_bond_type(bond: Chem.Bond) -> int:
