@@ -266,13 +266,13 @@ SOUND = Dataset(reactions=[make([[ACID, AMINE, ("SOLVENT", "O")]]) for _ in rang
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "is empty"),
-        (gzip.compress(SOUND)[:-20], "ends or breaks"),
-        (gzip.compress(SOUND)[:40], "ends or breaks"),
-        (b"\x00\x01 not gzip", "ends or breaks"),
-        (gzip.compress(bytes(range(256)) * 8), "no ORD dataset"),
-        (gzip.compress(SOUND[:-7]), "no ORD dataset"),
-        (gzip.compress(b""), "no reactions"),
+        pytest.param(b"", "is empty", id="empty"),
+        pytest.param(gzip.compress(SOUND)[:-20], "ends or breaks", id="cut at its end"),
+        pytest.param(gzip.compress(SOUND)[:40], "ends or breaks", id="cut early"),
+        pytest.param(b"\x00\x01 not gzip", "ends or breaks", id="not gzip"),
+        pytest.param(gzip.compress(bytes(range(256)) * 8), "no ORD dataset", id="other bytes"),
+        pytest.param(gzip.compress(SOUND[:-7]), "no ORD dataset", id="message cut"),
+        pytest.param(gzip.compress(b""), "no reactions", id="no message"),
     ],
 )
 def test_broken_files_are_named(tmp_path, data, message):
