@@ -67,9 +67,21 @@ def load_model(
     about["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     if not quantise:
         model = model.to(device)
+        _leave_file(model)
     processor = AutoProcessor.from_pretrained(folder)
     check_vocabulary(model, processor.tokenizer, source)
     return LoadedModel(model.eval(), processor, about)
+
+
+def _leave_file(model: PreTrainedModel) -> None:
+    """Copy weights that lie in the mapped file into memory of their own.
+
+    In the file a matrix starts at any multiple of four bytes, and on a CPU the product of one row with it is summed in
+    an order that depends on where it starts: equal rows would have other last digits in another process.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def weights_digest(folder: Path) -> str:

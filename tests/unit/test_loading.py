@@ -48,6 +48,16 @@ def test_adapter_gives_what_its_merged_export_gives(base, adapter, tmp_path):
     assert len({one.about["weights"] for one in (loaded, merged, plain)}) == 3
 
 
+def test_the_same_bits_wherever_the_weights_lay(base):
+    # "cpu" leaves the weights in the mapped file, at places that suit no vector; "cpu:0" (a process among several) not
+    mapped, copied = (load_model(str(base), device=device).model for device in ("cpu", "cpu:0"))
+    for tensor in (*mapped.parameters(), *mapped.buffers()):
+        assert tensor.data_ptr() % 64 == 0
+    one_atom = tiny.prompts(tiny.chat("What is the weight?", "C"))
+    with torch.no_grad():
+        assert torch.equal(mapped(**one_atom).logits, copied(**one_atom).logits)
+
+
 def test_precision(base):
     loaded = load_model(str(base), "bfloat16").model
     assert loaded.lm_head.weight.dtype == torch.bfloat16
