@@ -20,12 +20,15 @@ class FewTokensMoE:
     """
 
     def __init__(self, moe: AnchorReconcileMoE) -> None:
-        self.moe, self.experts = moe, moe.experts
+        self.moe, experts = moe, moe.experts
         dtype = moe.base.gate_proj.weight.dtype
-        gate, up, down = self.experts.gamma()[..., None, None]
-        first = torch.cat([gate * self.experts.gate_A, up * self.experts.up_A], dim=1)
+        gate, up, down = experts.gamma()[..., None, None]
+        first = torch.cat([gate * experts.gate_A, up * experts.up_A])
         self.first = first.flatten(0, 1).to(dtype)
-        self.last = (down * self.experts.down_B).permute(1, 0, 2).flatten(1).to(dtype)
+        self.middle = [matrix.mT.contiguous().to(dtype) for matrix in (experts.gate_B, experts.up_B, experts.down_A)]
+        self.last = (down * experts.down_B).permute(1, 0, 2).flatten(1).to(dtype)
+        self.anchor_alone = experts.gate_A.new_zeros(experts.num_experts, dtype=torch.float32)
+        self.anchor_alone[moe.num_routed :] = 1
 
     @staticmethod
     def suits(mlp: torch.nn.Module) -> bool:
@@ -37,17 +40,19 @@ class FewTokensMoE:
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
         """Map `(batch, length, hidden)` to the same shape."""
-        x, base, experts = hidden_states.flatten(0, 1), self.moe.base, self.experts
-        _, weights, chosen = self.moe.router(hidden_states)
-        weights, chosen = (choice.flatten(0, 1) for choice in self.moe.with_anchor(weights, chosen))
-        gate, up = base.gate_proj(x), base.up_proj(x)
-        share = weights.new_zeros(len(x), experts.num_experts).scatter_(1, chosen, weights).to(gate.dtype)
-        low = linear(x, self.first).view(len(x), experts.num_experts, 2, experts.rank)
-        low_gate, low_up = low.permute(2, 1, 0, 3)
-        gate = torch.baddbmm(gate.expand(experts.num_experts, -1, -1), low_gate, experts.gate_B.mT.to(gate.dtype))
-        up = torch.baddbmm(up.expand(experts.num_experts, -1, -1), low_up, experts.up_B.mT.to(up.dtype))
-        activation = experts.act_fn(gate) * up * share.T.unsqueeze(-1)
-        low_down = torch.bmm(activation, experts.down_A.mT.to(activation.dtype))
+        x, base, experts = hidden_states.flatten(0, 1), self.moe.base, self.moe.experts
+        gate_B, up_B, down_A = self.middle
+        _, weights, chosen = (one.flatten(0, 1) for one in self.moe.router(hidden_states))
+        share = self.anchor_alone.repeat(len(x), 1).scatter_(1, chosen, weights)
+        if self.moe.preserve_at_init:
+            share /= share.sum(-1, keepdim=True)
+        share = share.to(x.dtype)
+        low_gate, low_up = linear(x, self.first).view(len(x), 2, experts.num_experts, experts.rank).permute(1, 2, 0, 3)
+        gate, up = (one.expand(experts.num_experts, -1, -1) for one in (base.gate_proj(x), base.up_proj(x)))
+        activation = experts.act_fn(torch.baddbmm(gate, low_gate, gate_B))
+        activation *= torch.baddbmm(up, low_up, up_B)
+        activation *= share.T.unsqueeze(-1)
+        low_down = torch.bmm(activation, down_A)
         output = base.down_proj(activation.sum(0)) + linear(low_down.transpose(0, 1).flatten(1), self.last)
         if (bias := base.down_proj.bias) is not None:  # each expert has it, and it came once a token
             output = output + (share.sum(-1, keepdim=True) - 1) * bias
