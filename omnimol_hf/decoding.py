@@ -11,20 +11,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from omnimol_hf.decoding_slots import Attend, Slots, Span, TokenSlots, token_slots
 from omnimol_hf.modeling_omnimol import GRAPH_INPUTS, OmniMolForCausalLM
 from omnimol_hf.moe_few_tokens import FewTokensMoE
 
 # How many numbers the widest activation of a piece of prompts may have. On a CPU they should stay in its cache.
 _PIECE = {"cpu": 1 << 19}
 _PIECE_ELSEWHERE = 1 << 26
-_GROUPS = 3  # of rows of similar length that attend together
 # What a generation config may say without changing what greedy search finds, or what is done here too.
 _UNDERSTOOD = {
     "bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "max_length", "max_new_tokens", "use_cache",
@@ -33,7 +32,6 @@ _UNDERSTOOD = {
 
 Rotation = tuple[Tensor, Tensor]
 """Of each of some places: cosines, and sines whose first half is negative, `(places, 1, head size)`."""
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 FeedForward = Callable[[Tensor], Tensor]
 
 
@@ -43,100 +41,6 @@ def can_decode(model: OmniMolForCausalLM) -> bool:
     if stated - _UNDERSTOOD or not {"eos_token_id", "pad_token_id"} <= stated:
         return False
     return len({parameter.device for parameter in model.parameters()}) == 1
-
-
-@dataclass(frozen=True)
-class _Span:
-    """The tokens `start` to `stop` of the row in a slot."""
-
-    slot: int
-    start: int
-    stop: int
-
-
-class _Slots:
-    """The keys and values of rows, layer by layer `(slots, key heads, length, head size)`; a row starts at place 0."""
-
-    def __init__(self, model: OmniMolForCausalLM, slots: int, length: int) -> None:
-        text, like = model.config.text_config, model.get_input_embeddings().weight
-        shape = (text.num_hidden_layers, 2, slots, text.num_key_value_heads, length, text.head_dim)
-        # Zeros, for what is masked is multiplied by 0 all the same.
-        self.data = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        self.keys, self.values = self.data.unbind(1)
-
-    def repeat_first(self, length: int) -> None:
-        """Give all slots the first `length` places of the first one."""
-        self.data[:, :, 1:, :, :length] = self.data[:, :, :1, :, :length]
-
-    def move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
-        """Put the first `length` places of some slots into others."""
-        self.data[:, :, targets, :, :length] = self.data[:, :, sources, :, :length]
-
-    def attend_spans(self, spans: Sequence[_Span], wanted: Sequence[int]) -> Attend:
-        """Causal attention of tokens that lie one behind the other, each to its own row.
-
-        Args:
-            wanted: how many of each span's last tokens there are queries of, where not of all.
-        """
-        sizes = [span.stop - span.start for span in spans]
-        seen = (torch.ones(span.stop - span.start, span.stop, dtype=torch.bool).tril(span.start) for span in spans)
-        masks = [_bias(one, self.data) for one in seen]
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            counts = sizes if len(q) == len(k) else wanted
-            mixed = [q[:0]]
-            parts = (
-                q.transpose(0, 1).split(counts, 1),
-                k.transpose(0, 1).split(sizes, 1),
-                v.transpose(0, 1).split(sizes, 1),
-            )
-            for span, mask, count, q_row, k_row, v_row in zip(spans, masks, counts, *parts, strict=True):
-                keys, values = (data[layer][span.slot, :, : span.stop] for data in (self.keys, self.values))
-                keys[:, span.start :], values[:, span.start :] = k_row, v_row
-                if count:
-                    out = F.scaled_dot_product_attention(
-                        q_row[None], keys[None], values[None], attn_mask=mask[-count:], enable_gqa=True
-                    )
-                    mixed.append(out[0].transpose(0, 1))
-            return torch.cat(mixed).flatten(1)
-
-        return attend
-
-    def attend_last(self, places: Tensor, masks: Sequence[Tensor]) -> Attend:
-        """Attention of one new token a row, at `places` of its slot; `masks` as `_masks` makes them."""
-        rows = torch.arange(len(places), device=places.device)
-        sizes = [len(mask) for mask in masks]
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self.keys[layer], self.values[layer]
-            keys[rows, :, places], values[rows, :, places] = k, v
-            # The query heads of a key head stand where the places of a sequence would: all of them see the same.
-            grouped = q.view(len(q), k.shape[1], -1, q.shape[-1])
-            parts = (part[: len(q)].split(sizes) for part in (grouped, keys, values))
-            mixed = [
-                F.scaled_dot_product_attention(q, k[:, :, : mask.shape[-1]], v[:, :, : mask.shape[-1]], attn_mask=mask)
-                for mask, q, k, v in zip(masks, *parts, strict=True)
-            ]
-            return torch.cat(mixed).flatten(1)
-
-        return attend
-
-
-def _masks(lengths: Sequence[int], like: Tensor) -> list[Tensor]:
-    """For a few groups of rows `(rows, 1, 1, places)`, as long as the longest of each: which places a row sees.
-
-    Keys and values are what takes the time, so no group should see more of them than it has to.
-    """
-    size = -(-len(lengths) // _GROUPS)
-    places = torch.tensor(lengths)[:, None, None, None]
-    whole = _bias(torch.arange(max(lengths) + 1) <= places, like)
-    starts = range(0, len(lengths), size)
-    return [whole[start : start + size, ..., : max(lengths[start : start + size]) + 1] for start in starts]
-
-
-def _bias(seen: Tensor, like: Tensor) -> Tensor:
-    """What is added to the products of queries and keys: nothing, or minus infinity for those not seen."""
-    return torch.zeros(seen.shape, dtype=like.dtype).masked_fill_(~seen, -torch.inf).to(like.device)
 
 
 def _run(
@@ -188,7 +92,7 @@ def _common_start(prompts: Sequence[Tensor], stop_before: int) -> int:
     return int(same.long().cumprod(0).sum())
 
 
-def _pieces(spans: Sequence[_Span], size: int) -> list[list[_Span]]:
+def _pieces(spans: Sequence[Span], size: int) -> list[list[Span]]:
     """Spans in pieces of at most `size` tokens; a long one is cut."""
     pieces, room = [[]], size
     for span in spans:
@@ -198,7 +102,7 @@ def _pieces(spans: Sequence[_Span], size: int) -> list[list[_Span]]:
                 pieces.append([])
                 room = size
             stop = min(span.stop, start + room)
-            pieces[-1].append(_Span(span.slot, start, stop))
+            pieces[-1].append(Span(span.slot, start, stop))
             room -= stop - start
             start = stop
     return pieces
@@ -209,7 +113,7 @@ def _prefill(
     inputs: Mapping[str, Tensor],
     prompts: Sequence[Tensor],
     rows: Sequence[int],
-    slots: _Slots,
+    slots: Slots,
     rotations: Rotation,
 ) -> Tensor:
     """Read the prompts into slots, those of `rows` one after the other; the last hidden state of each slot's."""
@@ -218,11 +122,11 @@ def _prefill(
     prompts, embedded = [prompts[row] for row in rows], [embedded[row] for row in rows]
     shared = _common_start(prompts, model.config.graph_token_id)
     widest = max(model.config.text_config.intermediate_size, model.config.text_config.hidden_size)
-    size = max(64, _PIECE.get(slots.data.device.type, _PIECE_ELSEWHERE) // widest)
-    spans = [_Span(slot, shared, len(prompt)) for slot, prompt in enumerate(prompts)]
+    size = max(64, _PIECE.get(slots.keys.device.type, _PIECE_ELSEWHERE) // widest)
+    spans = [Span(slot, shared, len(prompt)) for slot, prompt in enumerate(prompts)]
     blocks = [layer.mlp for layer in model.model.language_model.layers]
     last = []
-    for piece in [*_pieces([_Span(0, 0, shared)], size), *_pieces(spans, size)]:
+    for piece in [*_pieces([Span(0, 0, shared)], size), *_pieces(spans, size)]:
         if not piece:
             continue
         hidden = torch.cat([embedded[span.slot][span.start : span.stop] for span in piece])
@@ -231,7 +135,7 @@ def _prefill(
         places = torch.tensor([span.stop - span.start for span in piece]).cumsum(0)[torch.tensor(ends).bool()] - 1
         rotation = [part[positions] for part in rotations]
         last.append(_run(model, blocks, hidden, rotation, slots.attend_spans(piece, ends), places.to(hidden.device)))
-        if piece[-1] == _Span(0, piece[-1].start, shared):
+        if piece[-1] == Span(0, piece[-1].start, shared):
             slots.repeat_first(shared)
     return torch.cat(last)
 
@@ -261,35 +165,35 @@ def decode(
     lengths, rows = [len(prompts[row]) for row in order], torch.tensor(order, device=device)
     new = torch.full((len(prompts), max_new_tokens), settings.pad_token_id, device=device)
     total = torch.zeros(len(prompts), dtype=torch.float64, device=device) if rate else None
-    slots = _Slots(model, len(prompts), max(lengths) + max_new_tokens - 1)
+    slots = Slots(model, len(prompts), max(lengths) + max_new_tokens - 1)
     rotations = _rotations(model, max(lengths) + max_new_tokens)
     hidden = _prefill(model, inputs, prompts, order, slots, rotations)
+    slots = token_slots(slots)
     for number in range(max_new_tokens):
-        logits = model.lm_head(hidden).float()
-        logits[:, suppressed] = -torch.inf
+        logits = model.lm_head(hidden).float().index_fill_(-1, suppressed, -torch.inf)
         tokens = logits.argmax(-1)
         new[rows, number] = tokens
         if rate:
-            total[rows] += logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].double()
+            total.index_add_(0, rows, logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].double())
         going = (~torch.isin(tokens, ends)).nonzero()[:, 0].tolist()
         if not going or number + 1 == max_new_tokens:
             return new[:, : number + 1], total
         if len(going) < len(rows):
-            kept = _fill_slots(slots, going, max(lengths))
+            kept = _fill_slots(slots, going)
             rows, tokens, lengths = rows[kept], tokens[kept], [lengths[slot] for slot in kept]
         hidden = model.get_input_embeddings()(tokens)
-        places, masks = torch.tensor(lengths, device=device), _masks(lengths, slots.data)
-        rotation = [part[places] for part in rotations]
-        hidden = _run(model, blocks, hidden, rotation, slots.attend_last(places, masks))
+        places = torch.tensor(lengths)
+        rotation = [part[places.to(device)] for part in rotations]
+        hidden = _run(model, blocks, hidden, rotation, slots.attend(places))
         lengths = [length + 1 for length in lengths]
 
 
-def _fill_slots(slots: _Slots, going: list[int], length: int) -> list[int]:
+def _fill_slots(slots: TokenSlots, going: list[int]) -> list[int]:
     """Move rows behind the first ones into the slots of those that ended; which old slot each new one holds."""
     first, behind = set(range(len(going))), [slot for slot in going if slot >= len(going)]
     empty = sorted(first - set(going))
     if empty:
-        slots.move(behind, empty, length)
+        slots.move(behind, empty)
     kept = list(range(len(going)))
     for target, source in zip(empty, behind, strict=True):
         kept[target] = source

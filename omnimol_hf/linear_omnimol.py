@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_SMALL = 1 << 20  # multiplications below which starting oneDNN takes longer than it saves
+_SMALL = 1 << 21  # multiplications below which starting oneDNN takes longer than it saves
 _WIDE_VECTORS = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -27,7 +27,10 @@ def linear(x: Tensor, weight: Tensor, base: Tensor | None = None) -> Tensor:
         base: `(..., out_features)`, to which the product is added; None: nothing.
     """
     if _suits_onednn(x, weight) and (base is None or base.dtype == torch.float32):
-        return _OneDNNLinear.apply(x, weight, base)
+        if torch.is_grad_enabled():
+            return _OneDNNLinear.apply(x, weight, base)
+        product = _product(x.contiguous(), weight.contiguous())
+        return product if base is None else product.add_(base)
     product = F.linear(x, weight)
     return product if base is None else base + product
 

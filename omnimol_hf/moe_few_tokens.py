@@ -25,7 +25,8 @@ class FewTokensMoE:
         gate, up, down = experts.gamma()[..., None, None]
         first = torch.cat([gate * experts.gate_A, up * experts.up_A])
         self.first = first.flatten(0, 1).to(dtype)
-        self.middle = [matrix.mT.contiguous().to(dtype) for matrix in (experts.gate_B, experts.up_B, experts.down_A)]
+        self.middle = [matrix.mT.contiguous().to(dtype) for matrix in (experts.gate_B, experts.up_B)]
+        self.down_A = experts.down_A.to(dtype)
         self.last = (down * experts.down_B).permute(1, 0, 2).flatten(1).to(dtype)
         self.anchor_alone = experts.gate_A.new_zeros(experts.num_experts, dtype=torch.float32)
         self.anchor_alone[moe.num_routed :] = 1
@@ -41,9 +42,9 @@ class FewTokensMoE:
     def __call__(self, hidden_states: Tensor) -> Tensor:
         """Map `(batch, length, hidden)` to the same shape."""
         x, base, experts = hidden_states.flatten(0, 1), self.moe.base, self.moe.experts
-        gate_B, up_B, down_A = self.middle
+        gate_B, up_B = self.middle
         _, weights, chosen = (one.flatten(0, 1) for one in self.moe.router(hidden_states))
-        share = self.anchor_alone.repeat(len(x), 1).scatter_(1, chosen, weights)
+        share = self.anchor_alone.expand(len(x), -1).clone().scatter_(1, chosen, weights)
         if self.moe.preserve_at_init:
             share /= share.sum(-1, keepdim=True)
         share = share.to(x.dtype)
@@ -52,8 +53,8 @@ class FewTokensMoE:
         activation = experts.act_fn(torch.baddbmm(gate, low_gate, gate_B))
         activation *= torch.baddbmm(up, low_up, up_B)
         activation *= share.T.unsqueeze(-1)
-        low_down = torch.bmm(activation, down_A)
-        output = base.down_proj(activation.sum(0)) + linear(low_down.transpose(0, 1).flatten(1), self.last)
+        low_down = torch.bmm(self.down_A, activation.mT).flatten(0, 1).mT  # the small factor first is faster
+        output = base.down_proj(activation.sum(0)) + linear(low_down, self.last)
         if (bias := base.down_proj.bias) is not None:  # each expert has it, and it came once a token
             output = output + (share.sum(-1, keepdim=True) - 1) * bias
         return output.view_as(hidden_states)

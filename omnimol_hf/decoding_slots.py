@@ -1,0 +1,188 @@
+"""Keys and values of rows that are being answered, and attention over them: of whole prompts, then token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omnimol_hf.modeling_omnimol import OmniMolForCausalLM
+
+_GROUPS = 3  # of rows of similar length that attend together
+_BLOCK = 32  # places; slots are some blocks long, and what rows see is rounded up to whole ones
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Number of the layer, queries, keys and values `(tokens, heads, head size)` -> `(tokens, heads * head size)`."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The tokens `start` to `stop` of the row in a slot."""
+
+    slot: int
+    start: int
+    stop: int
+
+
+class Slots:
+    """The keys and values of rows, each `(layers, slots, key heads, length, head size)`; a row starts at place 0."""
+
+    def __init__(self, model: OmniMolForCausalLM, slots: int, length: int) -> None:
+        text, like = model.config.text_config, model.get_input_embeddings().weight
+        shape = (text.num_hidden_layers, slots, text.num_key_value_heads, _whole_blocks(length), text.head_dim)
+        # Zeros, for what is masked is multiplied by 0 all the same.
+        self.keys, self.values = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
+        self.sharing = text.num_attention_heads // text.num_key_value_heads  # query heads a key head
+
+    def repeat_first(self, length: int) -> None:
+        """Give all slots the first `length` places of the first one."""
+        for data in (self.keys, self.values):
+            data[:, 1:, :, :length] = data[:, :1, :, :length]
+
+    def attend_spans(self, spans: Sequence[Span], wanted: Sequence[int]) -> Attend:
+        """Causal attention of tokens that lie one behind the other, each to its own row.
+
+        Args:
+            wanted: how many of each span's last tokens there are queries of, where not of all.
+        """
+        sizes = [span.stop - span.start for span in spans]
+        seen = (torch.ones(span.stop - span.start, span.stop, dtype=torch.bool).tril(span.start) for span in spans)
+        masks = [_bias(one, self.keys) for one in seen]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            counts = sizes if len(q) == len(k) else wanted
+            mixed = [q[:0]]
+            parts = (
+                q.transpose(0, 1).split(counts, 1),
+                k.transpose(0, 1).split(sizes, 1),
+                v.transpose(0, 1).split(sizes, 1),
+            )
+            for span, mask, count, q_row, k_row, v_row in zip(spans, masks, counts, *parts, strict=True):
+                keys, values = (data[layer, span.slot, :, : span.stop] for data in (self.keys, self.values))
+                keys[:, span.start :], values[:, span.start :] = k_row, v_row
+                if count:
+                    out = F.scaled_dot_product_attention(
+                        q_row[None], keys[None], values[None], attn_mask=mask[-count:], enable_gqa=True
+                    )
+                    mixed.append(out[0].transpose(0, 1))
+            return torch.cat(mixed).flatten(1)
+
+        return attend
+
+
+class TokenSlots:
+    """What `Slots` become when all prompts are read: rows grow by a token at a time, all of them together.
+
+    Query heads that share a key head stand where the places of a sequence would, for all of them see the same.
+    """
+
+    def __init__(self, prompts: Slots) -> None:
+        self.keys, self.values = prompts.keys, prompts.values
+
+    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Put rows into other slots."""
+        for data in (self.keys, self.values):
+            data[:, targets] = data[:, sources]
+
+    def attend(self, places: Tensor) -> Attend:
+        """Attention of one new token a row, `places` of the rows' ends in the first slots, `(rows,)` on the CPU."""
+        masks, starts = _masks(places, self.values)
+        rows, ends = torch.arange(len(places), device=self.keys.device), places.to(self.keys.device)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.keys[layer], self.values[layer]
+            keys[rows, :, ends], values[rows, :, ends] = k, v
+            q = q.view(len(q), k.shape[1], -1, q.shape[-1])
+            mixed = []
+            for start, mask in zip(starts, masks, strict=True):
+                part, seen = slice(start, start + len(mask)), slice(mask.shape[-1])
+                mixed.append(
+                    F.scaled_dot_product_attention(q[part], keys[part, :, seen], values[part, :, seen], attn_mask=mask)
+                )
+            return torch.cat(mixed).flatten(1)
+
+        return attend
+
+
+class BagTokenSlots(TokenSlots):
+    """The same on a CPU in fp32, by weighted sums of rows.
+
+    A CPU's matrix kernels take longer to prepare a product of one or two rows with a matrix than to work it out. But
+    attention's two products are sums of weighted rows as well: the probabilities weight the rows of the values, and a
+    query's numbers those of the transposed keys. For such sums PyTorch has a kernel that is as fast as the memory,
+    `embedding_bag`, and each row is as long as it is. So that rows can grow, keys are transposed in blocks of `_BLOCK`
+    places: `(layers, slots, key heads, blocks, head size, places)`.
+    """
+
+    def __init__(self, prompts: Slots) -> None:
+        self.keys = prompts.keys.unflatten(3, (-1, _BLOCK)).mT.contiguous()
+        self.values, self.sharing = prompts.values, prompts.sharing
+
+    def attend(self, places: Tensor) -> Attend:
+        """Attention of one new token a row, `places` of the rows' ends in the first slots, `(rows,)`."""
+        _, _, heads, blocks, size, _ = self.keys.shape
+        rows, block, within = torch.arange(len(places)), places // _BLOCK, places % _BLOCK
+        most = int(block.max()) + 1
+        hidden = _bias(torch.arange(most * _BLOCK) <= places[:, None, None], self.values)
+        # Of each query's blocks of places, one query after the other: their query, their number, and whose they are.
+        counts = (block + 1).repeat_interleave(heads * self.sharing)
+        query = torch.arange(len(counts)).repeat_interleave(counts)
+        starts = counts.cumsum(0) - counts
+        number = torch.arange(len(query)) - starts[query]
+        chosen = (query // self.sharing * blocks + number)[:, None]
+        key_rows, value_rows = ((chosen * n + torch.arange(n)).int().flatten() for n in (size, _BLOCK))
+        # Scores have room for as many blocks as the longest row has; a shorter one's sums over nothing are 0.
+        room = query * most + number
+        key_starts = (starts[:, None] + torch.minimum(torch.arange(most), counts[:, None])) * size
+        key_starts, value_starts = key_starts.int().flatten(), (starts * _BLOCK).int()
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.keys[layer], self.values[layer]
+            keys[rows, :, block, :, within], values[rows, :, places] = k, v
+            queries = (q * size**-0.5).view(-1, size).index_select(0, query)
+            scores = _weighted_sums(queries, keys.view(-1, _BLOCK), key_rows, key_starts)
+            shares = (
+                scores.view(len(q), -1, most * _BLOCK).add_(hidden).softmax(-1).view(-1, _BLOCK).index_select(0, room)
+            )
+            return _weighted_sums(shares, values.view(-1, size), value_rows, value_starts).view(len(q), -1)
+
+        return attend
+
+
+def token_slots(prompts: Slots) -> TokenSlots:
+    """The kind that suits the device and the dtype."""
+    suits_bags = prompts.keys.device.type == "cpu" and prompts.keys.dtype == torch.float32
+    return BagTokenSlots(prompts) if suits_bags else TokenSlots(prompts)
+
+
+def _weighted_sums(weights: Tensor, table: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
+    """Sums `(sums, width)` of rows of a table, each times its weight; `starts`: where those of each sum begin."""
+    sums = F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weights.flatten())
+    return sums
+
+
+def _whole_blocks(length: int) -> int:
+    return -(-length // _BLOCK) * _BLOCK
+
+
+def _masks(places: Tensor, like: Tensor) -> tuple[list[Tensor], list[int]]:
+    """For a few groups of rows `(rows, 1, 1, places)`: what is added to their scores; and the first row of each.
+
+    Keys and values are what takes the time, so no group should see more of them than its longest row has to.
+    """
+    ends = places.tolist()
+    size = -(-len(ends) // _GROUPS)
+    starts = list(range(0, len(ends), size))
+    whole = _bias(torch.arange(_whole_blocks(max(ends) + 1)) <= places[:, None, None, None], like)
+    masks = [
+        whole[start : start + size, ..., : _whole_blocks(max(ends[start : start + size]) + 1)] for start in starts
+    ]
+    return masks, starts
+
+
+def _bias(seen: Tensor, like: Tensor) -> Tensor:
+    """What is added to the products of queries and keys: nothing, or minus infinity for those not seen."""
+    return torch.zeros(seen.shape, dtype=like.dtype).masked_fill_(~seen, -torch.inf).to(like.device)
