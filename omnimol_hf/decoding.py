@@ -11,13 +11,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm
 
 from omnimol_hf.decoding_slots import Attend, Slots, Span, TokenSlots, token_slots
+from omnimol_hf.linear_omnimol import OmniMolLinear, linear
 from omnimol_hf.modeling_omnimol import GRAPH_INPUTS, OmniMolForCausalLM
 from omnimol_hf.moe_few_tokens import FewTokensMoE
 
@@ -32,6 +34,7 @@ _UNDERSTOOD = {
 
 Rotation = tuple[Tensor, Tensor]
 """Of each of some places: cosines, and sines whose first half is negative, `(places, 1, head size)`."""
+Projection = Callable[[Tensor], Tensor]
 FeedForward = Callable[[Tensor], Tensor]
 
 
@@ -45,6 +48,7 @@ def can_decode(model: OmniMolForCausalLM) -> bool:
 
 def _run(
     model: OmniMolForCausalLM,
+    projections: Sequence[Projection],
     blocks: Sequence[FeedForward],
     hidden: Tensor,
     rotation: Rotation,
@@ -55,18 +59,24 @@ def _run(
     text, config = model.model.language_model, model.config.text_config
     cos, sin = rotation
     heads = [config.num_attention_heads, config.num_key_value_heads]
-    for number, (layer, block) in enumerate(zip(text.layers, blocks, strict=True)):
-        attention, normed = layer.self_attn, _rms_norm(layer.input_layernorm, hidden)
-        qk = torch.cat([attention.q_proj(normed), attention.k_proj(normed)], dim=-1)
-        qk = qk.view(len(hidden), -1, config.head_dim)
+    for number, (layer, project, block) in enumerate(zip(text.layers, projections, blocks, strict=True)):
+        projected = project(_rms_norm(layer.input_layernorm, hidden)).view(len(hidden), -1, config.head_dim)
+        qk, v = projected.split([sum(heads), heads[1]], dim=1)
         # Rotated together, in three steps: x cos + (its halves exchanged) (-sin, sin).
         q, k = torch.addcmul(qk * cos, qk.roll(config.head_dim // 2, -1), sin).split(heads, dim=1)
         if number == len(text.layers) - 1:
             hidden, q = hidden[wanted], q[wanted]
-        mixed = attend(number, q, k, attention.v_proj(normed).view_as(k))
-        hidden = hidden + attention.o_proj(mixed)
+        hidden = hidden + layer.self_attn.o_proj(attend(number, q, k, v))
         hidden = hidden + block(_rms_norm(layer.post_attention_layernorm, hidden)[None])[0]
     return _rms_norm(text.norm, hidden)
+
+
+def _projection(attention: LlamaAttention) -> Projection:
+    """Queries, keys and values in one product; where they are more than plain linear maps, each by itself."""
+    parts = attention.q_proj, attention.k_proj, attention.v_proj
+    if all(type(part) is OmniMolLinear and part.bias is None for part in parts):
+        return partial(linear, weight=torch.cat([part.weight for part in parts]))
+    return lambda hidden: torch.cat([part(hidden) for part in parts], dim=-1)
 
 
 def _rotations(model: OmniMolForCausalLM, length: int) -> Rotation:
@@ -114,6 +124,7 @@ def _prefill(
     prompts: Sequence[Tensor],
     rows: Sequence[int],
     slots: Slots,
+    projections: Sequence[Projection],
     rotations: Rotation,
 ) -> Tensor:
     """Read the prompts into slots, those of `rows` one after the other; the last hidden state of each slot's."""
@@ -134,7 +145,8 @@ def _prefill(
         ends = [int(span.stop == len(prompts[span.slot])) for span in piece]
         places = torch.tensor([span.stop - span.start for span in piece]).cumsum(0)[torch.tensor(ends).bool()] - 1
         rotation = [part[positions] for part in rotations]
-        last.append(_run(model, blocks, hidden, rotation, slots.attend_spans(piece, ends), places.to(hidden.device)))
+        attend = slots.attend_spans(piece, ends)
+        last.append(_run(model, projections, blocks, hidden, rotation, attend, places.to(hidden.device)))
         if piece[-1] == Span(0, piece[-1].start, shared):
             slots.repeat_first(shared)
     return torch.cat(last)
@@ -156,6 +168,7 @@ def decode(
     """
     settings, device = model.generation_config, inputs["input_ids"].device
     prompts = [ids[mask.bool()] for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+    projections = [_projection(layer.self_attn) for layer in model.model.language_model.layers]
     blocks = [layer.mlp for layer in model.model.language_model.layers]
     blocks = [FewTokensMoE(block) if FewTokensMoE.suits(block) else block for block in blocks]
     ends = torch.tensor(settings.eos_token_id, device=device).flatten()
@@ -167,7 +180,7 @@ def decode(
     total = torch.zeros(len(prompts), dtype=torch.float64, device=device) if rate else None
     slots = Slots(model, len(prompts), max(lengths) + max_new_tokens - 1)
     rotations = _rotations(model, max(lengths) + max_new_tokens)
-    hidden = _prefill(model, inputs, prompts, order, slots, rotations)
+    hidden = _prefill(model, inputs, prompts, order, slots, projections, rotations)
     slots = token_slots(slots)
     for number in range(max_new_tokens):
         logits = model.lm_head(hidden).float().index_fill_(-1, suppressed, -torch.inf)
@@ -182,9 +195,8 @@ def decode(
             kept = _fill_slots(slots, going)
             rows, tokens, lengths = rows[kept], tokens[kept], [lengths[slot] for slot in kept]
         hidden = model.get_input_embeddings()(tokens)
-        places = torch.tensor(lengths)
-        rotation = [part[places.to(device)] for part in rotations]
-        hidden = _run(model, blocks, hidden, rotation, slots.attend(places))
+        rotation = [part[torch.tensor(lengths, device=device)] for part in rotations]
+        hidden = _run(model, projections, blocks, hidden, rotation, slots.attend(lengths))
         lengths = [length + 1 for length in lengths]
 
 

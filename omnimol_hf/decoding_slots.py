@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,8 +50,10 @@ class Slots:
             wanted: how many of each span's last tokens there are queries of, where not of all.
         """
         sizes = [span.stop - span.start for span in spans]
-        seen = (torch.ones(span.stop - span.start, span.stop, dtype=torch.bool).tril(span.start) for span in spans)
-        masks = [_bias(one, self.keys) for one in seen]
+        unseen = (
+            torch.ones(span.stop - span.start, span.stop, dtype=torch.bool).triu(span.start + 1) for span in spans
+        )
+        masks = [_bias(one, self.keys) for one in unseen]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             counts = sizes if len(q) == len(k) else wanted
@@ -87,21 +90,21 @@ class TokenSlots:
         for data in (self.keys, self.values):
             data[:, targets] = data[:, sources]
 
-    def attend(self, places: Tensor) -> Attend:
-        """Attention of one new token a row, `places` of the rows' ends in the first slots, `(rows,)` on the CPU."""
-        masks, starts = _masks(places, self.values)
-        rows, ends = torch.arange(len(places), device=self.keys.device), places.to(self.keys.device)
+    def attend(self, lengths: Sequence[int]) -> Attend:
+        """Attention of one new token a row, at the place `lengths` of its slot, in the first slots."""
+        device, masks = self.keys.device, _masks(lengths, self.values)
+        sizes = [len(mask) for mask in masks]
+        rows, places = torch.arange(len(lengths), device=device), torch.tensor(lengths, device=device)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.keys[layer], self.values[layer]
-            keys[rows, :, ends], values[rows, :, ends] = k, v
+            keys[rows, :, places], values[rows, :, places] = k, v
             q = q.view(len(q), k.shape[1], -1, q.shape[-1])
-            mixed = []
-            for start, mask in zip(starts, masks, strict=True):
-                part, seen = slice(start, start + len(mask)), slice(mask.shape[-1])
-                mixed.append(
-                    F.scaled_dot_product_attention(q[part], keys[part, :, seen], values[part, :, seen], attn_mask=mask)
-                )
+            parts = (part[: len(q)].split(sizes) for part in (q, keys, values))
+            mixed = [
+                F.scaled_dot_product_attention(q, k[:, :, : mask.shape[-1]], v[:, :, : mask.shape[-1]], attn_mask=mask)
+                for mask, q, k, v in zip(masks, *parts, strict=True)
+            ]
             return torch.cat(mixed).flatten(1)
 
         return attend
@@ -121,33 +124,43 @@ class BagTokenSlots(TokenSlots):
         self.keys = prompts.keys.unflatten(3, (-1, _BLOCK)).mT.contiguous()
         self.values, self.sharing = prompts.values, prompts.sharing
 
-    def attend(self, places: Tensor) -> Attend:
-        """Attention of one new token a row, `places` of the rows' ends in the first slots, `(rows,)`."""
+    def attend(self, lengths: Sequence[int]) -> Attend:
+        """Attention of one new token a row, at the place `lengths` of its slot, in the first slots."""
         _, _, heads, blocks, size, _ = self.keys.shape
-        rows, block, within = torch.arange(len(places)), places // _BLOCK, places % _BLOCK
-        most = int(block.max()) + 1
-        hidden = _bias(torch.arange(most * _BLOCK) <= places[:, None, None], self.values)
-        # Of each query's blocks of places, one query after the other: their query, their number, and whose they are.
-        counts = (block + 1).repeat_interleave(heads * self.sharing)
-        query = torch.arange(len(counts)).repeat_interleave(counts)
-        starts = counts.cumsum(0) - counts
-        number = torch.arange(len(query)) - starts[query]
-        chosen = (query // self.sharing * blocks + number)[:, None]
-        key_rows, value_rows = ((chosen * n + torch.arange(n)).int().flatten() for n in (size, _BLOCK))
+        block, within = np.divmod(np.array(lengths), _BLOCK)
+        # Where new keys' numbers and new values go, counted over a layer.
+        own = np.arange(len(lengths) * heads).reshape(-1, heads) * blocks + block[:, None]
+        new_keys = (own[..., None] * size + np.arange(size)) * _BLOCK + within[:, None, None]
+        new_values = own * _BLOCK + within[:, None]
+        # Of all queries' blocks, one query after the other: whose they are, and which of its blocks.
+        counts = np.repeat(block + 1, heads * self.sharing)
+        query = np.repeat(np.arange(len(counts)), counts)
+        starts = counts.cumsum() - counts
+        number = np.arange(len(query)) - starts[query]
+        seen = query // self.sharing * blocks + number
         # Scores have room for as many blocks as the longest row has; a shorter one's sums over nothing are 0.
+        most = int(block.max()) + 1
         room = query * most + number
-        key_starts = (starts[:, None] + torch.minimum(torch.arange(most), counts[:, None])) * size
-        key_starts, value_starts = key_starts.int().flatten(), (starts * _BLOCK).int()
+        key_starts = ((starts[:, None] + np.minimum(np.arange(most), counts[:, None])) * size).astype(np.int32)
+        value_starts = (starts * _BLOCK).astype(np.int32)
+        seen = torch.from_numpy(seen.astype(np.int32))[:, None]
+        key_rows, value_rows = (
+            torch.add(torch.arange(n, dtype=torch.int32), seen, alpha=n).flatten() for n in (size, _BLOCK)
+        )
+        new_keys, new_values, query, room, key_starts, value_starts = (
+            torch.from_numpy(one.ravel()) for one in (new_keys, new_values, query, room, key_starts, value_starts)
+        )
+        hidden = _bias(torch.arange(most * _BLOCK) > torch.tensor(lengths)[:, None, None], self.values)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self.keys[layer], self.values[layer]
-            keys[rows, :, block, :, within], values[rows, :, places] = k, v
+            keys, values = self.keys[layer].view(-1, _BLOCK), self.values[layer].view(-1, size)
+            keys.view(-1).index_copy_(0, new_keys, k.flatten())
+            values.index_copy_(0, new_values, v.reshape(-1, size))
             queries = (q * size**-0.5).view(-1, size).index_select(0, query)
-            scores = _weighted_sums(queries, keys.view(-1, _BLOCK), key_rows, key_starts)
-            shares = (
-                scores.view(len(q), -1, most * _BLOCK).add_(hidden).softmax(-1).view(-1, _BLOCK).index_select(0, room)
-            )
-            return _weighted_sums(shares, values.view(-1, size), value_rows, value_starts).view(len(q), -1)
+            scores = _weighted_sums(queries, keys, key_rows, key_starts)
+            shares = scores.view(len(q), -1, most * _BLOCK).add_(hidden).softmax(-1)
+            shares = shares.view(-1, _BLOCK).index_select(0, room)
+            return _weighted_sums(shares, values, value_rows, value_starts).view(len(q), -1)
 
         return attend
 
@@ -160,29 +173,25 @@ def token_slots(prompts: Slots) -> TokenSlots:
 
 def _weighted_sums(weights: Tensor, table: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
     """Sums `(sums, width)` of rows of a table, each times its weight; `starts`: where those of each sum begin."""
-    sums = F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weights.flatten())
-    return sums
+    return F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weights.flatten())
 
 
 def _whole_blocks(length: int) -> int:
     return -(-length // _BLOCK) * _BLOCK
 
 
-def _masks(places: Tensor, like: Tensor) -> tuple[list[Tensor], list[int]]:
-    """For a few groups of rows `(rows, 1, 1, places)`: what is added to their scores; and the first row of each.
+def _masks(lengths: Sequence[int], like: Tensor) -> list[Tensor]:
+    """For a few groups of rows `(rows, 1, 1, places)`, as long as the longest of each: which places a row sees.
 
-    Keys and values are what takes the time, so no group should see more of them than its longest row has to.
+    Keys and values are what takes the time, so no group should see more of them than it has to.
     """
-    ends = places.tolist()
-    size = -(-len(ends) // _GROUPS)
-    starts = list(range(0, len(ends), size))
-    whole = _bias(torch.arange(_whole_blocks(max(ends) + 1)) <= places[:, None, None, None], like)
-    masks = [
-        whole[start : start + size, ..., : _whole_blocks(max(ends[start : start + size]) + 1)] for start in starts
-    ]
-    return masks, starts
+    size = -(-len(lengths) // _GROUPS)
+    groups = [slice(start, start + size) for start in range(0, len(lengths), size)]
+    places = torch.tensor(lengths)[:, None, None, None]
+    whole = _bias(torch.arange(_whole_blocks(max(lengths) + 1)) > places, like)
+    return [whole[group, ..., : _whole_blocks(max(lengths[group]) + 1)] for group in groups]
 
 
-def _bias(seen: Tensor, like: Tensor) -> Tensor:
+def _bias(unseen: Tensor, like: Tensor) -> Tensor:
     """What is added to the products of queries and keys: nothing, or minus infinity for those not seen."""
-    return torch.zeros(seen.shape, dtype=like.dtype).masked_fill_(~seen, -torch.inf).to(like.device)
+    return torch.zeros(unseen.shape, dtype=like.dtype).masked_fill_(unseen, -torch.inf).to(like.device)
