@@ -11,12 +11,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+from transformers.models.llama.modeling_llama import LlamaConfig, LlamaDecoderLayer, LlamaRMSNorm
 
 from omnimol_hf.decoding_slots import Attend, Slots, Span, TokenSlots, token_slots
 from omnimol_hf.linear_omnimol import OmniMolLinear, linear
@@ -34,8 +36,7 @@ _UNDERSTOOD = {
 
 Rotation = tuple[Tensor, Tensor]
 """Of each of some places: cosines, and sines whose first half is negative, `(places, 1, head size)`."""
-Projection = Callable[[Tensor], Tensor]
-FeedForward = Callable[[Tensor], Tensor]
+Map = Callable[[Tensor], Tensor]
 
 
 def can_decode(model: OmniMolForCausalLM) -> bool:
@@ -46,37 +47,66 @@ def can_decode(model: OmniMolForCausalLM) -> bool:
     return len({parameter.device for parameter in model.parameters()}) == 1
 
 
+@dataclass(frozen=True)
+class _Layer:
+    """What a layer does to tokens `(tokens, hidden)`, arranged for few steps."""
+
+    attention_norm: Map
+    projection: Map  # to queries, keys and values, one behind the other
+    output: Map
+    feed_forward_norm: Map
+    feed_forward: Map  # of `(1, tokens, hidden)`
+
+    @staticmethod
+    def of(layer: LlamaDecoderLayer) -> _Layer:
+        attention = layer.self_attn
+        return _Layer(
+            _normalisation(layer.input_layernorm),
+            _projection(attention.q_proj, attention.k_proj, attention.v_proj),
+            attention.o_proj,
+            _normalisation(layer.post_attention_layernorm),
+            layer.mlp,
+        )
+
+
+def _projection(*parts: nn.Module) -> Map:
+    """Several linear maps of the same input as one; where they are more than that, each by itself."""
+    if all(type(part) is OmniMolLinear and part.bias is None for part in parts):
+        return partial(linear, weight=torch.cat([part.weight for part in parts]))
+    return lambda hidden: torch.cat([part(hidden) for part in parts], dim=-1)
+
+
+def _normalisation(norm: LlamaRMSNorm) -> Map:
+    """x w / sqrt(mean(x^2) + eps)."""
+    weight, eps = norm.weight, norm.variance_epsilon
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return lambda hidden: F.rms_norm(hidden, weight.shape, weight, eps)
+    # The same with both sides of the fraction times sqrt(n), in four steps where `rms_norm` takes six.
+    scaled, least = weight * len(weight) ** 0.5, torch.tensor((len(weight) * eps) ** 0.5)
+    return lambda hidden: (hidden * scaled).div_(vector_norm(hidden, dim=-1, keepdim=True).hypot_(least))
+
+
 def _run(
-    model: OmniMolForCausalLM,
-    projections: Sequence[Projection],
-    blocks: Sequence[FeedForward],
+    config: LlamaConfig,
+    layers: Sequence[_Layer],
     hidden: Tensor,
     rotation: Rotation,
     attend: Attend,
     wanted: Tensor | slice = slice(None),
 ) -> Tensor:
-    """The language model's layers on tokens `(tokens, hidden)`; the result has the wanted ones of them alone."""
-    text, config = model.model.language_model, model.config.text_config
+    """The layers on tokens `(tokens, hidden)`; the result has the wanted ones of them alone."""
     cos, sin = rotation
     heads = [config.num_attention_heads, config.num_key_value_heads]
-    for number, (layer, project, block) in enumerate(zip(text.layers, projections, blocks, strict=True)):
-        projected = project(_rms_norm(layer.input_layernorm, hidden)).view(len(hidden), -1, config.head_dim)
+    for number, layer in enumerate(layers):
+        projected = layer.projection(layer.attention_norm(hidden)).view(len(hidden), -1, config.head_dim)
         qk, v = projected.split([sum(heads), heads[1]], dim=1)
         # Rotated together, in three steps: x cos + (its halves exchanged) (-sin, sin).
         q, k = torch.addcmul(qk * cos, qk.roll(config.head_dim // 2, -1), sin).split(heads, dim=1)
-        if number == len(text.layers) - 1:
+        if number == len(layers) - 1:
             hidden, q = hidden[wanted], q[wanted]
-        hidden = hidden + layer.self_attn.o_proj(attend(number, q, k, v))
-        hidden = hidden + block(_rms_norm(layer.post_attention_layernorm, hidden)[None])[0]
-    return _rms_norm(text.norm, hidden)
-
-
-def _projection(attention: LlamaAttention) -> Projection:
-    """Queries, keys and values in one product; where they are more than plain linear maps, each by itself."""
-    parts = attention.q_proj, attention.k_proj, attention.v_proj
-    if all(type(part) is OmniMolLinear and part.bias is None for part in parts):
-        return partial(linear, weight=torch.cat([part.weight for part in parts]))
-    return lambda hidden: torch.cat([part(hidden) for part in parts], dim=-1)
+        hidden = hidden + layer.output(attend(number, q, k, v))
+        hidden = hidden + layer.feed_forward(layer.feed_forward_norm(hidden)[None])[0]
+    return hidden
 
 
 def _rotations(model: OmniMolForCausalLM, length: int) -> Rotation:
@@ -86,10 +116,6 @@ def _rotations(model: OmniMolForCausalLM, length: int) -> Rotation:
     cos, sin = text.rotary_emb(like[None], torch.arange(length, device=like.device)[None])
     first, second = sin[0].chunk(2, dim=-1)
     return cos[0][:, None], torch.cat([-first, second], dim=-1)[:, None]
-
-
-def _rms_norm(norm: LlamaRMSNorm, hidden: Tensor) -> Tensor:
-    return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 def _common_start(prompts: Sequence[Tensor], stop_before: int) -> int:
@@ -124,7 +150,7 @@ def _prefill(
     prompts: Sequence[Tensor],
     rows: Sequence[int],
     slots: Slots,
-    projections: Sequence[Projection],
+    layers: Sequence[_Layer],
     rotations: Rotation,
 ) -> Tensor:
     """Read the prompts into slots, those of `rows` one after the other; the last hidden state of each slot's."""
@@ -135,7 +161,6 @@ def _prefill(
     widest = max(model.config.text_config.intermediate_size, model.config.text_config.hidden_size)
     size = max(64, _PIECE.get(slots.keys.device.type, _PIECE_ELSEWHERE) // widest)
     spans = [Span(slot, shared, len(prompt)) for slot, prompt in enumerate(prompts)]
-    blocks = [layer.mlp for layer in model.model.language_model.layers]
     last = []
     for piece in [*_pieces([Span(0, 0, shared)], size), *_pieces(spans, size)]:
         if not piece:
@@ -146,7 +171,7 @@ def _prefill(
         places = torch.tensor([span.stop - span.start for span in piece]).cumsum(0)[torch.tensor(ends).bool()] - 1
         rotation = [part[positions] for part in rotations]
         attend = slots.attend_spans(piece, ends)
-        last.append(_run(model, projections, blocks, hidden, rotation, attend, places.to(hidden.device)))
+        last.append(_run(model.config.text_config, layers, hidden, rotation, attend, places.to(hidden.device)))
         if piece[-1] == Span(0, piece[-1].start, shared):
             slots.repeat_first(shared)
     return torch.cat(last)
@@ -168,9 +193,8 @@ def decode(
     """
     settings, device = model.generation_config, inputs["input_ids"].device
     prompts = [ids[mask.bool()] for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
-    projections = [_projection(layer.self_attn) for layer in model.model.language_model.layers]
-    blocks = [layer.mlp for layer in model.model.language_model.layers]
-    blocks = [FewTokensMoE(block) if FewTokensMoE.suits(block) else block for block in blocks]
+    text = model.model.language_model
+    layers, last_norm = [_Layer.of(layer) for layer in text.layers], _normalisation(text.norm)
     ends = torch.tensor(settings.eos_token_id, device=device).flatten()
     suppressed = torch.tensor(settings.suppress_tokens or [], dtype=torch.long, device=device)
     # Rows of similar length side by side, for they attend together.
@@ -180,10 +204,10 @@ def decode(
     total = torch.zeros(len(prompts), dtype=torch.float64, device=device) if rate else None
     slots = Slots(model, len(prompts), max(lengths) + max_new_tokens - 1)
     rotations = _rotations(model, max(lengths) + max_new_tokens)
-    hidden = _prefill(model, inputs, prompts, order, slots, projections, rotations)
-    slots = token_slots(slots)
+    hidden = _prefill(model, inputs, prompts, order, slots, layers, rotations)
+    slots, layers = token_slots(slots), [_for_few_tokens(layer) for layer in layers]
     for number in range(max_new_tokens):
-        logits = model.lm_head(hidden).float().index_fill_(-1, suppressed, -torch.inf)
+        logits = model.lm_head(last_norm(hidden)).float().index_fill_(-1, suppressed, -torch.inf)
         tokens = logits.argmax(-1)
         new[rows, number] = tokens
         if rate:
@@ -196,8 +220,13 @@ def decode(
             rows, tokens, lengths = rows[kept], tokens[kept], [lengths[slot] for slot in kept]
         hidden = model.get_input_embeddings()(tokens)
         rotation = [part[torch.tensor(lengths, device=device)] for part in rotations]
-        hidden = _run(model, projections, blocks, hidden, rotation, slots.attend(lengths))
+        hidden = _run(text.config, layers, hidden, rotation, slots.attend(lengths))
         lengths = [length + 1 for length in lengths]
+
+
+def _for_few_tokens(layer: _Layer) -> _Layer:
+    few = FewTokensMoE.suits(layer.feed_forward)
+    return replace(layer, feed_forward=FewTokensMoE(layer.feed_forward)) if few else layer
 
 
 def _fill_slots(slots: TokenSlots, going: list[int]) -> list[int]:
