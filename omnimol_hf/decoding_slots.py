@@ -132,17 +132,14 @@ class BagTokenSlots(TokenSlots):
         own = np.arange(len(lengths) * heads).reshape(-1, heads) * blocks + block[:, None]
         new_keys = (own[..., None] * size + np.arange(size)) * _BLOCK + within[:, None, None]
         new_values = own * _BLOCK + within[:, None]
-        # Of all queries' blocks, one query after the other: whose they are, and which of its blocks.
-        counts = np.repeat(block + 1, heads * self.sharing)
-        query = np.repeat(np.arange(len(counts)), counts)
-        starts = counts.cumsum() - counts
-        number = np.arange(len(query)) - starts[query]
-        seen = query // self.sharing * blocks + number
-        # Scores have room for as many blocks as the longest row has; a shorter one's sums over nothing are 0.
+        # A query has room for as many blocks as the longest row has; those that are there, counted over all queries.
         most = int(block.max()) + 1
-        room = query * most + number
-        key_starts = ((starts[:, None] + np.minimum(np.arange(most), counts[:, None])) * size).astype(np.int32)
-        value_starts = (starts * _BLOCK).astype(np.int32)
+        there = (np.arange(most) <= np.repeat(block, heads * self.sharing)[:, None]).ravel()
+        room = np.flatnonzero(there)
+        query, number = np.divmod(room, most)
+        seen = query // self.sharing * blocks + number
+        starts = (there.cumsum() - there).astype(np.int32)  # where there is nothing, a sum is over nothing
+        key_starts, value_starts = starts * size, starts[::most] * _BLOCK
         seen = torch.from_numpy(seen.astype(np.int32))[:, None]
         key_rows, value_rows = (
             torch.add(torch.arange(n, dtype=torch.int32), seen, alpha=n).flatten() for n in (size, _BLOCK)
@@ -173,7 +170,7 @@ def token_slots(prompts: Slots) -> TokenSlots:
 
 def _weighted_sums(weights: Tensor, table: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
     """Sums `(sums, width)` of rows of a table, each times its weight; `starts`: where those of each sum begin."""
-    return F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weights.flatten())
+    return torch.embedding_bag(table, rows, starts, False, 0, False, weights.flatten())[0]  # mode 0: sums
 
 
 def _whole_blocks(length: int) -> int:

@@ -25,7 +25,7 @@ class FewTokensMoE:
         gate, up, down = experts.gamma()[..., None, None]
         first = torch.cat([gate * experts.gate_A, up * experts.up_A])
         self.first = first.flatten(0, 1).to(dtype)
-        self.middle = [matrix.mT.contiguous().to(dtype) for matrix in (experts.gate_B, experts.up_B)]
+        self.middle = torch.cat([experts.gate_B, experts.up_B]).mT.contiguous().to(dtype)
         self.down_A = experts.down_A.to(dtype)
         self.last = (down * experts.down_B).permute(1, 0, 2).flatten(1).to(dtype)
         self.anchor_alone = experts.gate_A.new_zeros(experts.num_experts, dtype=torch.float32)
@@ -42,16 +42,17 @@ class FewTokensMoE:
     def __call__(self, hidden_states: Tensor) -> Tensor:
         """Map `(batch, length, hidden)` to the same shape."""
         x, base, experts = hidden_states.flatten(0, 1), self.moe.base, self.moe.experts
-        gate_B, up_B = self.middle
         _, weights, chosen = (one.flatten(0, 1) for one in self.moe.router(hidden_states))
         share = self.anchor_alone.expand(len(x), -1).clone().scatter_(1, chosen, weights)
         if self.moe.preserve_at_init:
             share /= share.sum(-1, keepdim=True)
         share = share.to(x.dtype)
-        low_gate, low_up = linear(x, self.first).view(len(x), 2, experts.num_experts, experts.rank).permute(1, 2, 0, 3)
-        gate, up = (one.expand(experts.num_experts, -1, -1) for one in (base.gate_proj(x), base.up_proj(x)))
-        activation = experts.act_fn(torch.baddbmm(gate, low_gate, gate_B))
-        activation *= torch.baddbmm(up, low_up, up_B)
+        # Gate and up of all experts in one go: (2 experts, tokens, intermediate).
+        low = linear(x, self.first).view(len(x), -1, experts.rank).transpose(0, 1)
+        shared = [projected.expand(experts.num_experts, -1, -1) for projected in (base.gate_proj(x), base.up_proj(x))]
+        gate, up = torch.cat(shared).baddbmm_(low, self.middle).chunk(2)
+        activation = experts.act_fn(gate)
+        activation *= up
         activation *= share.T.unsqueeze(-1)
         low_down = torch.bmm(self.down_A, activation.mT).flatten(0, 1).mT  # the small factor first is faster
         output = base.down_proj(activation.sum(0)) + linear(low_down, self.last)
