@@ -183,7 +183,7 @@ class BaselineModel(nn.Module):
 
     def encode(self, graph: Graph) -> Tensor:
         """Graph tokens `(atoms, hidden)` of one molecule."""
-        return self.projector(self.graph_encoder(*graph))
+        return self.projector(self.graph_encoder.message_passing(*graph))
 
     def merge(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, graphs: list[Graph | None]

@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -106,6 +107,8 @@ class OmniMolGraphEncoder(PreTrainedModel):
     def forward(self, atom_features: Tensor, bond_index: Tensor, bond_features: Tensor) -> Tensor:
         """Encodes N atoms and E directed bonds of any number of molecules (also none).
 
+        On a CPU, atoms that are alike, of equal molecules or within one, are encoded once.
+
         Args:
             atom_features: `(N, 9 | 2)` int64, as `molecule_graph` gives them.
             bond_index: `(2, E)` int64, source and target of each directed bond, counted over the whole batch.
@@ -115,9 +118,24 @@ class OmniMolGraphEncoder(PreTrainedModel):
             `(N, hidden_size)` float32.
 
         Raises:
-            ValueError: a tensor of another shape or dtype.
+            ValueError: a tensor of another shape or dtype; on a CPU also a bond to an atom that is not there.
         """
         _check_inputs(atom_features, bond_index, bond_features)
+        if atom_features.device.type != "cpu":
+            return self.message_passing(atom_features, bond_index, bond_features)
+        # On a GPU what follows would take longer than it saves, and would have to wait for the host.
+        if bond_index.numel() and not 0 <= bond_index.min() <= bond_index.max() < len(atom_features):
+            raise ValueError(
+                f"bond_index names atoms {bond_index.min()} to {bond_index.max()}; there are {len(atom_features)}"
+            )
+        distinct, of_atom = distinct_atoms(*(part.numpy() for part in (atom_features, bond_index, bond_features)))
+        bonds = torch.isin(bond_index[1], distinct)
+        atoms = self.message_passing(atom_features[distinct], of_atom[bond_index[:, bonds]], bond_features[bonds])
+        return atoms.index_select(0, of_atom)
+
+    @torch.no_grad()
+    def message_passing(self, atom_features: Tensor, bond_index: Tensor, bond_features: Tensor) -> Tensor:
+        """The same, without looking for atoms that are alike."""
         with torch.autocast(atom_features.device.type, enabled=False):
             atoms = self.atom_encoder(atom_features)
             last = len(self.gnns) - 1
@@ -200,6 +218,50 @@ def _check_size(state: dict[str, Tensor], config: OmniMolGraphConfig, path: str 
     depth = len({name.split(".")[1] for name in state if name.startswith("gnns.")})
     if depth and depth != config.num_layers:
         raise ValueError(f"{path} has {depth} layers, but the config's num_layers is {config.num_layers}")
+
+
+def distinct_atoms(
+    atom_features: np.ndarray, bond_index: np.ndarray, bond_features: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Atoms with other surroundings, in whatever molecules they are: all others are encoded as one of these.
+
+    Colour refinement (Weisfeiler and Leman): atoms of one colour stay so as long as they have the same features and
+    bonds of the same kinds to atoms of the same colours; as soon as no colour is split any more, all atoms of one
+    colour have the same vectors after any number of message-passing layers. Colours are 64-bit hashes.
+
+    Args:
+        atom_features, bond_index, bond_features: see `OmniMolGraphEncoder.forward`.
+
+    Returns:
+        The first atom of each colour, `(colours,)`; and for each atom which of those it is like, `(N,)`; both int64.
+    """
+    source, target = bond_index
+    colours, kinds = _hashed(atom_features), _hashed(bond_features)
+    count = -1
+    while True:
+        _, first, of_atom = np.unique(colours, return_index=True, return_inverse=True)
+        if len(first) == count:
+            return torch.from_numpy(first), torch.from_numpy(of_atom)
+        count = len(first)
+        around = np.zeros_like(colours)
+        np.add.at(around, target, _mixed(colours[source] + kinds))
+        colours = _mixed(colours * _ODD + around)
+
+
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _hashed(features: np.ndarray) -> np.ndarray:
+    """A number `(N,)` uint64 for each row of small ones."""
+    digits = np.uint64(256) ** np.arange(features.shape[1], dtype=np.uint64)
+    return _mixed(features.astype(np.uint64) @ digits)
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """Numbers whose bits all depend on all bits (the finaliser of SplitMix64); overflow is meant."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
 
 
 def _embedding_sum(tables: nn.ModuleList, features: Tensor) -> Tensor:

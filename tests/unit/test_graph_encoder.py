@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from rdkit import RDConfig
+from rdkit import Chem, RDConfig
 from torch import nn
 from torch_geometric.nn import MessagePassing
 
 from omnimol_hf.chemistry_omnimol import GRAPH_FEATURES, mol_from_smiles, molecule_graph
 from omnimol_hf.configuration_omnimol import OmniMolGraphConfig
-from omnimol_hf.graph_encoder_omnimol import OmniMolGraphEncoder, load_moleculestm
+from omnimol_hf.graph_encoder_omnimol import OmniMolGraphEncoder, distinct_atoms, load_moleculestm
 
 SMALL = {"hidden_size": 16, "num_layers": 3}
 ODD = [
@@ -162,6 +162,56 @@ def test_each_layer_reaches_one_bond_further():
     changed[4, 0] = 7
     difference = (encoder(atoms, index, bonds) - encoder(changed, index, bonds)).abs().amax(1)
     assert (difference > 1e-6).tolist() == [False] + [True] * 7 + [False]
+
+
+@pytest.mark.parametrize(
+    ("smiles", "kinds"),
+    [
+        (["c1ccccc1"], 1),
+        (["Cc1ccccc1"], 5),
+        (["CCCCCCCCCC"], 5),
+        (["CCO", "OCC", "CCO"], 3),  # the same in any order of atoms
+        (["[Na+].[Cl-]", "[Cl-]"], 2),
+        (["C", "[13CH4]", "[CH3]"], 2),  # isotopes have no feature
+        (["C" * 40 + "O", "C" * 41 + "O"], 83),  # told apart by ends that are 40 bonds away
+        (["C1CCCCCCCCC1", "C1CCCC1.C1CCCC1"], 1),  # as many message-passing layers as there may be see no difference
+    ],
+)
+def test_atoms_that_are_alike(smiles, kinds):
+    first, of_atom = distinct_atoms(*(part.numpy() for part in batched([tensors(one) for one in smiles])))
+    assert len(first) == kinds
+    assert (of_atom[first] == torch.arange(kinds)).all()
+
+
+def test_atoms_that_rdkit_calls_equal_and_others():
+    """Where symmetry is all that makes atoms alike, RDKit's classes are the same partition."""
+    for smiles in (
+        "Cc1ccc(O)cc1",
+        "CC(C)(C)C(=O)O",
+        "c1ccc2ccccc2c1",
+        "C1CC1C(F)(F)F",
+        "CN1CCN(C)CC1",
+        "OC(=O)CCC(O)=O",
+    ):
+        mol = mol_from_smiles(smiles)
+        _, of_atom = distinct_atoms(*(part.numpy() for part in tensors(smiles)))
+        ours, theirs = of_atom.tolist(), list(Chem.CanonicalRankAtoms(mol, breakTies=False))
+        assert len(set(ours)) == len(set(theirs)) == len(set(zip(ours, theirs, strict=True)))
+
+
+def test_alike_atoms_are_encoded_as_if_they_were_not():
+    encoder = OmniMolGraphEncoder(OmniMolGraphConfig())
+    graph = batched([tensors(one) for one in real_molecules() + ODD + real_molecules()[:10]])
+    first, _ = distinct_atoms(*(part.numpy() for part in graph))
+    assert len(first) < 0.9 * len(graph[0])
+    torch.testing.assert_close(encoder(*graph), encoder.message_passing(*graph), rtol=1e-5, atol=1e-5)
+
+
+def test_a_bond_to_no_atom_is_named(encoder):
+    atoms, index, bonds = tensors("CO")
+    for wrong in (-1, 2):
+        with pytest.raises(ValueError, match=rf"bond_index names atoms .*{wrong}.*; there are 2"):
+            encoder(atoms, torch.where(index == 1, wrong, index), bonds)
 
 
 def test_no_bonds_and_no_atoms(encoder):
