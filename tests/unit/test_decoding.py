@@ -49,10 +49,11 @@ def check(model, chats=CHATS, new_tokens: int = 12) -> torch.Tensor:
     return new
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])  # they attend in other ways
 @pytest.mark.parametrize("kwargs", MODELS.values(), ids=MODELS)
-def test_decoding_finds_what_generate_finds(kwargs):
+def test_decoding_finds_what_generate_finds(kwargs, dtype):
     text = {"tie_word_embeddings": False} | kwargs.get("text", {})
-    model = ready(tiny.model(seed=1, **(kwargs | {"text": text})))
+    model = ready(tiny.model(seed=1, **(kwargs | {"text": text})).to(dtype))
     assert can_decode(model)
     first = check(model)
     # Take for an end what answers say at different times, so that slots are given to other rows.

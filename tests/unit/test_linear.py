@@ -33,6 +33,8 @@ def test_values_and_gradients(inner, outer, with_base, strided):
     assert output.grad_fn.name() == "_OneDNNLinearBackward"
     wanted = F.linear(exact[0], exact[1]) + (exact[2] if with_base else 0)
     close(output, wanted)
+    with torch.no_grad():
+        assert torch.equal(linear(x, weight, base if with_base else None), output)
     output.backward(upstream)
     wanted.backward(upstream.double())
     for part, other in list(zip(parts, exact, strict=True))[: 2 + with_base]:
