@@ -1,6 +1,7 @@
 """The frozen molecular graph encoder: MoleculeSTM's graph isomorphism network (GIN) in plain torch.
 
-- One call encodes all molecules of a batch, as one graph of separate components; there is one vector an atom.
+- One call encodes all molecules of a batch, as one graph of separate components; there is one vector an atom. On a CPU
+  atoms that no network of this kind can tell apart are encoded once.
 - Nothing in it is trained: its weights are buffers, so no optimizer, gradient or weight-decay rule ever sees them,
   and DeepSpeed, which casts parameters only, leaves them alone.
 - It stays in fp32 and in eval mode whatever the surrounding model is told, so BatchNorm's statistics never move.
