@@ -169,7 +169,7 @@ def _prefill(
         positions = torch.cat([torch.arange(span.start, span.stop) for span in piece]).to(hidden.device)
         ends = [int(span.stop == len(prompts[span.slot])) for span in piece]
         places = torch.tensor([span.stop - span.start for span in piece]).cumsum(0)[torch.tensor(ends).bool()] - 1
-        rotation = [part[positions] for part in rotations]
+        rotation = [part.index_select(0, positions) for part in rotations]
         attend = slots.attend_spans(piece, ends)
         last.append(_run(model.config.text_config, layers, hidden, rotation, attend, places.to(hidden.device)))
         if piece[-1] == Span(0, piece[-1].start, shared):
@@ -195,7 +195,7 @@ def decode(
     prompts = [ids[mask.bool()] for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
     text = model.model.language_model
     layers, last_norm = [_Layer.of(layer) for layer in text.layers], _normalisation(text.norm)
-    ends = torch.tensor(settings.eos_token_id, device=device).flatten()
+    ends = {*torch.tensor(settings.eos_token_id).flatten().tolist()}
     suppressed = torch.tensor(settings.suppress_tokens or [], dtype=torch.long, device=device)
     # Rows of similar length side by side, for they attend together.
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
@@ -209,17 +209,18 @@ def decode(
     for number in range(max_new_tokens):
         logits = model.lm_head(last_norm(hidden)).float().index_fill_(-1, suppressed, -torch.inf)
         tokens = logits.argmax(-1)
-        new[rows, number] = tokens
+        new[:, number].index_copy_(0, rows, tokens)
         if rate:
             total.index_add_(0, rows, logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].double())
-        going = (~torch.isin(tokens, ends)).nonzero()[:, 0].tolist()
+        going = [slot for slot, token in enumerate(tokens.tolist()) if token not in ends]
         if not going or number + 1 == max_new_tokens:
             return new[:, : number + 1], total
         if len(going) < len(rows):
             kept = _fill_slots(slots, going)
             rows, tokens, lengths = rows[kept], tokens[kept], [lengths[slot] for slot in kept]
         hidden = model.get_input_embeddings()(tokens)
-        rotation = [part[torch.tensor(lengths, device=device)] for part in rotations]
+        places = torch.tensor(lengths, device=device)
+        rotation = [part.index_select(0, places) for part in rotations]
         hidden = _run(text.config, layers, hidden, rotation, slots.attend(lengths))
         lengths = [length + 1 for length in lengths]
 
