@@ -14,6 +14,7 @@ from omnimol_hf.modeling_omnimol import OmniMolForCausalLM
 
 _GROUPS = 3  # of rows of similar length that attend together
 _BLOCK = 32  # places; slots are some blocks long, and what rows see is rounded up to whole ones
+_PLANNED = 8  # steps for which it is worked out at once what rows see, rounded up to whole blocks
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Number of the layer, queries, keys and values `(tokens, heads, head size)` -> `(tokens, heads * head size)`."""
@@ -123,43 +124,58 @@ class BagTokenSlots(TokenSlots):
     def __init__(self, prompts: Slots) -> None:
         self.keys = prompts.keys.unflatten(3, (-1, _BLOCK)).mT.contiguous()
         self.values, self.sharing = prompts.values, prompts.sharing
+        self.planned = 0  # steps for which there is a plan
+
+    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Put rows into other slots."""
+        super().move(sources, targets)
+        self.planned = 0
 
     def attend(self, lengths: Sequence[int]) -> Attend:
         """Attention of one new token a row, at the place `lengths` of its slot, in the first slots."""
         _, _, heads, blocks, size, _ = self.keys.shape
-        block, within = np.divmod(np.array(lengths), _BLOCK)
+        if not self.planned or self.rows != len(lengths):
+            self._plan(lengths)
+        self.planned -= 1
+        width = self.most * _BLOCK
+        hidden = _bias(torch.arange(width) > torch.tensor(lengths)[:, None, None], self.values)
         # Where new keys' numbers and new values go, counted over a layer.
+        block, within = np.divmod(np.array(lengths), _BLOCK)
         own = np.arange(len(lengths) * heads).reshape(-1, heads) * blocks + block[:, None]
         new_keys = (own[..., None] * size + np.arange(size)) * _BLOCK + within[:, None, None]
-        new_values = own * _BLOCK + within[:, None]
-        # A query has room for as many blocks as the longest row has; those that are there, counted over all queries.
-        most = int(block.max()) + 1
-        there = (np.arange(most) <= np.repeat(block, heads * self.sharing)[:, None]).ravel()
-        room = np.flatnonzero(there)
-        query, number = np.divmod(room, most)
-        seen = query // self.sharing * blocks + number
-        starts = (there.cumsum() - there).astype(np.int32)  # where there is nothing, a sum is over nothing
-        key_starts, value_starts = starts * size, starts[::most] * _BLOCK
-        seen = torch.from_numpy(seen.astype(np.int32))[:, None]
-        key_rows, value_rows = (
-            torch.add(torch.arange(n, dtype=torch.int32), seen, alpha=n).flatten() for n in (size, _BLOCK)
-        )
-        new_keys, new_values, query, room, key_starts, value_starts = (
-            torch.from_numpy(one.ravel()) for one in (new_keys, new_values, query, room, key_starts, value_starts)
-        )
-        hidden = _bias(torch.arange(most * _BLOCK) > torch.tensor(lengths)[:, None, None], self.values)
+        new_keys, new_values = torch.from_numpy(new_keys.ravel()), torch.from_numpy((own * _BLOCK).ravel())
+        new_values += torch.from_numpy(within.repeat(heads))
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.keys[layer].view(-1, _BLOCK), self.values[layer].view(-1, size)
-            keys.view(-1).index_copy_(0, new_keys, k.flatten())
+            keys.view(-1).scatter_(0, new_keys, k.flatten())
             values.index_copy_(0, new_values, v.reshape(-1, size))
-            queries = (q * size**-0.5).view(-1, size).index_select(0, query)
-            scores = _weighted_sums(queries, keys, key_rows, key_starts)
-            shares = scores.view(len(q), -1, most * _BLOCK).add_(hidden).softmax(-1)
-            shares = shares.view(-1, _BLOCK).index_select(0, room)
-            return _weighted_sums(shares, values, value_rows, value_starts).view(len(q), -1)
+            queries = (q * size**-0.5).view(-1, size).index_select(0, self.query)
+            scores = _weighted_sums(queries, keys, self.key_rows, self.key_starts)
+            shares = scores.view(len(q), -1, width).add_(hidden).softmax(-1)
+            shares = shares.view(-1, _BLOCK).index_select(0, self.room)
+            return _weighted_sums(shares, values, self.value_rows, self.value_starts).view(len(q), -1)
 
         return attend
+
+    def _plan(self, lengths: Sequence[int]) -> None:
+        """Which blocks are summed over in the next few steps, in which all rows grow by a token each."""
+        self.planned, self.rows = _PLANNED, len(lengths)
+        _, _, heads, blocks, size, _ = self.keys.shape
+        last = np.minimum((np.array(lengths) + _PLANNED - 1) // _BLOCK, blocks - 1)
+        # A query has room for as many blocks as the longest row has; those that are there, counted over all queries.
+        self.most = int(last.max()) + 1
+        there = (np.arange(self.most) <= np.repeat(last, heads * self.sharing)[:, None]).ravel()
+        room = np.flatnonzero(there)
+        query, number = np.divmod(room, self.most)
+        starts = (there.cumsum() - there).astype(np.int32)  # where there is nothing, a sum is over nothing
+        seen = torch.from_numpy((query // self.sharing * blocks + number).astype(np.int32))[:, None]
+        self.query, self.room = torch.from_numpy(query), torch.from_numpy(room)
+        self.key_rows, self.value_rows = (
+            torch.add(torch.arange(n, dtype=torch.int32), seen, alpha=n).flatten() for n in (size, _BLOCK)
+        )
+        self.key_starts = torch.from_numpy(starts * size)
+        self.value_starts = torch.from_numpy(starts[:: self.most] * _BLOCK)
 
 
 def token_slots(prompts: Slots) -> TokenSlots:
