@@ -96,7 +96,7 @@ def test_rows_do_not_hear_each_other(encoded, attention, changed, molecule):
             rows[changed]["atom_features"] = (rows[changed]["atom_features"] + 1) % 2
     for i, (before, after) in enumerate(zip(*logits, strict=True)):
         difference = (before - after).abs().max()
-        assert difference > 1e-2 if i == changed else difference <= (1e-6 if molecule else 0)
+        assert difference > 1e-2 if i == changed else difference <= (1e-5 if molecule else 0)
 
 
 def test_labels_at_the_start_of_a_row_are_nobodys(encoded):
