@@ -253,9 +253,9 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _hashed(features: np.ndarray) -> np.ndarray:
-    """A number `(N,)` uint64 for each row of small ones."""
-    digits = np.uint64(256) ** np.arange(features.shape[1], dtype=np.uint64)
-    return _mixed(features.astype(np.uint64) @ digits)
+    """A number `(N,)` uint64 for each row, of whatever numbers: those that no table has are refused later."""
+    factors = _ODD ** np.arange(1, features.shape[1] + 1, dtype=np.uint64)
+    return _mixed(features.astype(np.uint64) @ factors)
 
 
 def _mixed(numbers: np.ndarray) -> np.ndarray:

@@ -214,6 +214,16 @@ def test_a_bond_to_no_atom_is_named(encoder):
             encoder(atoms, torch.where(index == 1, wrong, index), bonds)
 
 
+@pytest.mark.parametrize("feature", [-256, -1, 119, 256])
+def test_a_feature_that_no_table_has_is_refused(encoder, feature):
+    """Also where 256 in one column might be taken for 1 in the next."""
+    atoms, index, bonds = tensors("C.C")
+    atoms[0, 0], atoms[0, 1] = 0, feature // 256
+    atoms[1, 0], atoms[1, 1] = feature, 0
+    with pytest.raises(IndexError):
+        encoder(atoms, index, bonds)
+
+
 def test_no_bonds_and_no_atoms(encoder):
     long = {"dtype": torch.long}
     assert encoder(torch.zeros(0, 9, **long), torch.zeros(2, 0, **long), torch.zeros(0, 3, **long)).shape == (0, 16)
