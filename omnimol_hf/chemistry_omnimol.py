@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
+from operator import and_, not_
 
 import numpy as np
 import selfies as sf
@@ -65,11 +66,35 @@ def mol_from_smiles(smiles: str) -> Chem.Mol:
     if text.split() != [text]:
         raise ValueError(f"SMILES {_shown(smiles)} has white space inside; expected one molecule and nothing else")
     with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(text)
+        mol = _read_smiles(text)
         if mol is None:
             raise ValueError(f"SMILES {_shown(smiles)} is not a molecule: {_parse_problem(text)}")
     if (atoms := mol.GetNumAtoms()) > _SIZE_LIMIT:
         raise ValueError(f"SMILES {_shown(smiles)} has {atoms} atoms, more than the {_SIZE_LIMIT} that can be handled")
+    return mol
+
+
+_HYDROGEN_ATOM = re.compile(r"\[\d*(H|#)")  # or an atom written by its number, which may be one
+_STEREO_MARK = re.compile(r"[@/\\]")
+
+
+def _read_smiles(text: str) -> Chem.Mol | None:
+    """The molecule that `Chem.MolFromSmiles` reads, a fifth sooner; None if it is none.
+
+    That function also looks for stereo that is possible but not written, of which nothing remains but notes on atoms.
+    Here stereo is worked out only where some is written. Hydrogens written as atoms are rare, and left to RDKit.
+    """
+    if _HYDROGEN_ATOM.search(text):
+        return Chem.MolFromSmiles(text)
+    mol = Chem.MolFromSmiles(text, sanitize=False)
+    if mol is None:
+        return None
+    try:
+        Chem.SanitizeMol(mol)
+    except Chem.MolSanitizeException:
+        return None
+    if _STEREO_MARK.search(text):
+        Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
     return mol
 
 
@@ -189,7 +214,7 @@ _BOND_TYPE = _codes(Chem.BondType, "SINGLE DOUBLE TRIPLE AROMATIC")
 _BOND_STEREO = _codes(Chem.BondStereo, "STEREONONE STEREOZ STEREOE STEREOCIS STEREOTRANS")
 _BOND_DIRECTION = _codes(Chem.BondDir, "NONE ENDUPRIGHT ENDDOWNRIGHT")
 
-_SINGLE, _DOUBLE, _TRIPLE, _AROMATIC = _BOND_TYPE.values()
+_SINGLE, _DOUBLE, _, _AROMATIC = _BOND_TYPE.values()
 _NEUTRAL = 5
 _SP2, _SP3 = _HYBRIDIZATION[Chem.HybridizationType.SP2], _HYBRIDIZATION[Chem.HybridizationType.SP3]
 
@@ -220,7 +245,7 @@ _IS_UNUSUAL = _atoms_that(
 _ALL_MATCHES = Chem.SubstructMatchParameters()
 _ALL_MATCHES.uniquify = False
 _ALL_MATCHES.maxMatches = _SIZE_LIMIT
-_SINGLE_BOND, _AROMATIC_BOND = _bond_that("-"), _bond_that(":")
+_SINGLE_BOND, _AROMATIC_BOND, _DOUBLE_BOND = map(_bond_that, "-:=")
 
 
 def molecule_graph(mol: Chem.Mol, features: str = "ogb9", atom_cap: int = ATOM_CAP) -> MoleculeGraph:
@@ -354,21 +379,31 @@ def _atom_columns(mol: Chem.Mol, atoms: Sequence[Chem.Atom], ogb: bool) -> list[
 
 def _bond_columns(bonds: Sequence[Chem.Bond], ogb: bool) -> list[bytes]:
     """Feature by feature."""
+    places = range(len(bonds))
     types, stereo = bytearray([_SINGLE]) * len(bonds), bytearray(len(bonds))
+    single = bytes(map(_SINGLE_BOND.Match, bonds))
     conjugated = bytes(map(Chem.Bond.GetIsConjugated, bonds))
-    for i, (bond, single, mobile) in enumerate(zip(bonds, map(_SINGLE_BOND.Match, bonds), conjugated, strict=True)):
-        if not single:
-            types[i] = _other_bond_type(bond)
-        # Only double bonds are Z or E; a single bond that is an axis of chirality has two sp2 ends: it is conjugated.
-        if types[i] == _DOUBLE or (single and mobile):
-            stereo[i] = _BOND_STEREO.get(bond.GetStereo(), 5)
+    for i in compress(places, map(not_, single)):
+        types[i] = _other_bond_type(bonds[i])
+        if types[i] == _DOUBLE:
+            stereo[i] = _stereo(bonds[i])
+    # Only double bonds are Z or E; a single bond that is an axis of chirality has two sp2 ends: it is conjugated.
+    for i in compress(places, map(and_, single, conjugated)):
+        stereo[i] = _stereo(bonds[i])
     if not ogb:
         return [types, bytes(_BOND_DIRECTION.get(kind, 0) for kind in map(Chem.Bond.GetBondDir, bonds))]
     return [types, stereo, conjugated]
 
 
 def _other_bond_type(bond: Chem.Bond) -> int:
-    return _AROMATIC if _AROMATIC_BOND.Match(bond) else _BOND_TYPE.get(bond.GetBondType(), 4)
+    """The type of a bond that is not single, the most frequent first."""
+    if _AROMATIC_BOND.Match(bond):
+        return _AROMATIC
+    return _DOUBLE if _DOUBLE_BOND.Match(bond) else _BOND_TYPE.get(bond.GetBondType(), 4)
+
+
+def _stereo(bond: Chem.Bond) -> int:
+    return _BOND_STEREO.get(bond.GetStereo(), 5)
 
 
 # --- which molecules of an input become the graph --------------------------------------------------------------------

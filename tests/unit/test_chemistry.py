@@ -523,3 +523,58 @@ def test_aromatic_anions_that_the_encoder_cannot_kekulize(smiles):
     with pytest.raises(selfies.EncoderError, match="kekulization"):
         selfies.encoder(smiles)
     assert Chem.CanonSmiles(selfies_to_smiles(smiles_to_selfies(smiles))) == Chem.CanonSmiles(smiles)
+
+
+# --- the shorter way to a molecule -----------------------------------------------------------------------------------
+
+WRITTEN_WITH_STEREO = [
+    "F/C=C/F", "F/C=C\\F", "F/C=C/C=C\\Cl", "C/C=C", "CC(/F)=C(/F)C", "[H]/N=C(/C)Cl", "C/C=C\\1CCCC1",
+    "C[C@H](O)F", "C[C@@](F)(Cl)Br", "C[C@H]1CC[C@@H](C)CC1", "C[C@H]1CC[C@H](C)CC1", "C[C@H](C)C",
+    "C[S@](=O)CC", "C[P@](F)Cl", "F[P@TB1](Cl)(Br)(I)C", "Cl[Pt@SP1](F)(Br)I", "C[N@+](CC)(CCC)CCCC", "CC=[C@]=CC",
+    "O[C@H]1[C@H](O)[C@@H](O)[C@H](O)[C@@H](O)[C@@H]1O",
+]  # fmt: skip
+WITH_HYDROGENS = [
+    "[H]", "[H+]", "[HH]", "[H][H]", "[Li][H]", "[Hg]", "O[H]", "[H]O[H]", "[H]C([H])([H])[H]", "[H-].[Na+]", "[H:1]C",
+    "[H][N+]([H])([H])[H]", "[#1]C", "[#6]C", "[2H]C", "[2H]/C=C/[2H]", "C[C@]([H])(O)F", "[3H][C@](C)(O)F",
+    "[nH]1cccc1", "C[NH3+]",
+]  # fmt: skip
+
+
+def all_that_rdkit_says(mol):
+    """Of a molecule that it has read: its text with atoms in order, stereo and labels, directions of bonds."""
+    labels = [atom.GetPropsAsDict().get("_CIPCode") for atom in mol.GetAtoms()]
+    bonds = [(bond.GetStereo(), bond.GetBondDir(), list(bond.GetStereoAtoms())) for bond in mol.GetBonds()]
+    return Chem.MolToCXSmiles(mol), Chem.MolToSmiles(mol, canonical=False), labels, bonds
+
+
+def assert_read_as_rdkit_does(smiles):
+    ours, theirs = mol_from_smiles(smiles), Chem.MolFromSmiles(smiles)
+    assert all_that_rdkit_says(ours) == all_that_rdkit_says(theirs), smiles
+    for features in GRAPH_FEATURES:
+        graphs = [vars(molecule_graph(mol, features)) for mol in (ours, theirs)]
+        assert all(np.array_equal(graphs[0][name], graphs[1][name]) for name in graphs[0]), (smiles, features)
+
+
+@pytest.mark.parametrize("smiles", WRITTEN_WITH_STEREO + WITH_HYDROGENS)
+def test_stereo_and_hydrogens_are_read_as_rdkit_reads_them(smiles):
+    assert_read_as_rdkit_does(smiles)
+
+
+def assert_read_in_every_spelling(molecules):
+    for smiles in molecules:
+        mol = Chem.MolFromSmiles(smiles)
+        assert_read_as_rdkit_does(smiles)
+        assert_read_as_rdkit_does(Chem.MolToSmiles(Chem.RenumberAtoms(mol, list(range(mol.GetNumAtoms()))[::-1])))
+        assert_read_as_rdkit_does(Chem.MolToSmiles(mol, kekuleSmiles=True, canonical=False))
+        assert_read_as_rdkit_does(Chem.MolToSmiles(mol, allHsExplicit=True))
+        assert_read_as_rdkit_does(Chem.MolToSmiles(Chem.AddHs(mol)))
+
+
+def test_real_molecules_are_read_as_rdkit_reads_them():
+    assert_read_in_every_spelling(nci_smiles(300))
+
+
+def test_natural_products_are_read_as_rdkit_reads_them(shared):
+    readable = [smiles for smiles in chebi_smiles(shared, 200) if Chem.MolFromSmiles(smiles) is not None]
+    assert sum("@" in smiles for smiles in readable) > 50
+    assert_read_in_every_spelling(readable)
