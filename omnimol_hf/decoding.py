@@ -12,16 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.linalg import vector_norm
-from transformers.models.llama.modeling_llama import LlamaConfig, LlamaDecoderLayer, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaConfig, LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 
 from omnimol_hf.decoding_slots import Attend, Slots, Span, TokenSlots, token_slots
-from omnimol_hf.linear_omnimol import OmniMolLinear, linear
+from omnimol_hf.linear_omnimol import as_one_map
 from omnimol_hf.modeling_omnimol import GRAPH_INPUTS, OmniMolForCausalLM
 from omnimol_hf.moe_few_tokens import FewTokensMoE
 
@@ -55,25 +54,30 @@ class _Layer:
     projection: Map  # to queries, keys and values, one behind the other
     output: Map
     feed_forward_norm: Map
-    feed_forward: Map  # of `(1, tokens, hidden)`
+    feed_forward: Map
 
     @staticmethod
     def of(layer: LlamaDecoderLayer) -> _Layer:
         attention = layer.self_attn
         return _Layer(
             _normalisation(layer.input_layernorm),
-            _projection(attention.q_proj, attention.k_proj, attention.v_proj),
-            attention.o_proj,
+            as_one_map(attention.q_proj, attention.k_proj, attention.v_proj),
+            as_one_map(attention.o_proj),
             _normalisation(layer.post_attention_layernorm),
-            layer.mlp,
+            _feed_forward(layer.mlp),
         )
 
 
-def _projection(*parts: nn.Module) -> Map:
-    """Several linear maps of the same input as one; where they are more than that, each by itself."""
-    if all(type(part) is OmniMolLinear and part.bias is None for part in parts):
-        return partial(linear, weight=torch.cat([part.weight for part in parts]))
-    return lambda hidden: torch.cat([part(hidden) for part in parts], dim=-1)
+def _feed_forward(mlp: nn.Module) -> Map:
+    """A feed-forward block as a function of `(tokens, hidden)`."""
+    if type(mlp) is not LlamaMLP:
+        return lambda hidden: mlp(hidden[None])[0]
+    gate, up, down = map(as_one_map, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+    return lambda hidden: down(mlp.act_fn(gate(hidden)).mul_(up(hidden)))
+
+
+def _for_few_tokens(arranged: _Layer, layer: LlamaDecoderLayer) -> _Layer:
+    return replace(arranged, feed_forward=FewTokensMoE(layer.mlp)) if FewTokensMoE.suits(layer.mlp) else arranged
 
 
 def _normalisation(norm: LlamaRMSNorm) -> Map:
@@ -105,7 +109,7 @@ def _run(
         if number == len(layers) - 1:
             hidden, q = hidden[wanted], q[wanted]
         hidden = hidden + layer.output(attend(number, q, k, v))
-        hidden = hidden + layer.feed_forward(layer.feed_forward_norm(hidden)[None])[0]
+        hidden = hidden + layer.feed_forward(layer.feed_forward_norm(hidden))
     return hidden
 
 
@@ -205,7 +209,7 @@ def decode(
     slots = Slots(model, len(prompts), max(lengths) + max_new_tokens - 1)
     rotations = _rotations(model, max(lengths) + max_new_tokens)
     hidden = _prefill(model, inputs, prompts, order, slots, layers, rotations)
-    slots, layers = token_slots(slots), [_for_few_tokens(layer) for layer in layers]
+    slots, layers = token_slots(slots), [*map(_for_few_tokens, layers, text.layers)]
     for number in range(max_new_tokens):
         logits = model.lm_head(last_norm(hidden)).float().index_fill_(-1, suppressed, -torch.inf)
         tokens = logits.argmax(-1)
@@ -223,11 +227,6 @@ def decode(
         rotation = [part.index_select(0, places) for part in rotations]
         hidden = _run(text.config, layers, hidden, rotation, slots.attend(lengths))
         lengths = [length + 1 for length in lengths]
-
-
-def _for_few_tokens(layer: _Layer) -> _Layer:
-    few = FewTokensMoE.suits(layer.feed_forward)
-    return replace(layer, feed_forward=FewTokensMoE(layer.feed_forward)) if few else layer
 
 
 def _fill_slots(slots: TokenSlots, going: list[int]) -> list[int]:

@@ -14,7 +14,7 @@ from omnimol_hf.modeling_omnimol import OmniMolForCausalLM
 
 _GROUPS = 3  # of rows of similar length that attend together
 _BLOCK = 32  # places; slots are some blocks long, and what rows see is rounded up to whole ones
-_PLANNED = 8  # steps for which it is worked out at once what rows see, rounded up to whole blocks
+_PLANNED = 8  # steps that are worked out at once; what rows see in them is rounded up to whole blocks
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Number of the layer, queries, keys and values `(tokens, heads, head size)` -> `(tokens, heads * head size)`."""
@@ -133,18 +133,12 @@ class BagTokenSlots(TokenSlots):
 
     def attend(self, lengths: Sequence[int]) -> Attend:
         """Attention of one new token a row, at the place `lengths` of its slot, in the first slots."""
-        _, _, heads, blocks, size, _ = self.keys.shape
         if not self.planned or self.rows != len(lengths):
-            self._plan(lengths)
+            self._plan(np.array(lengths))
+        step = _PLANNED - self.planned
         self.planned -= 1
-        width = self.most * _BLOCK
-        hidden = _bias(torch.arange(width) > torch.tensor(lengths)[:, None, None], self.values)
-        # Where new keys' numbers and new values go, counted over a layer.
-        block, within = np.divmod(np.array(lengths), _BLOCK)
-        own = np.arange(len(lengths) * heads).reshape(-1, heads) * blocks + block[:, None]
-        new_keys = (own[..., None] * size + np.arange(size)) * _BLOCK + within[:, None, None]
-        new_keys, new_values = torch.from_numpy(new_keys.ravel()), torch.from_numpy((own * _BLOCK).ravel())
-        new_values += torch.from_numpy(within.repeat(heads))
+        hidden, new_keys, new_values = self.hidden[step], self.new_keys[step], self.new_values[step]
+        size = self.values.shape[-1]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.keys[layer].view(-1, _BLOCK), self.values[layer].view(-1, size)
@@ -152,22 +146,35 @@ class BagTokenSlots(TokenSlots):
             values.index_copy_(0, new_values, v.reshape(-1, size))
             queries = (q * size**-0.5).view(-1, size).index_select(0, self.query)
             scores = _weighted_sums(queries, keys, self.key_rows, self.key_starts)
-            shares = scores.view(len(q), -1, width).add_(hidden).softmax(-1)
+            shares = scores.view(len(q), -1, hidden.shape[-1]).add_(hidden).softmax(-1)
             shares = shares.view(-1, _BLOCK).index_select(0, self.room)
             return _weighted_sums(shares, values, self.value_rows, self.value_starts).view(len(q), -1)
 
         return attend
 
-    def _plan(self, lengths: Sequence[int]) -> None:
-        """Which blocks are summed over in the next few steps, in which all rows grow by a token each."""
+    def _plan(self, lengths: np.ndarray) -> None:
+        """Work out the next few steps, in which all rows grow by a token each.
+
+        These are which blocks are summed over, which of their places are not to be seen, and where new keys' numbers
+        and new values go, counted over a layer.
+        """
         self.planned, self.rows = _PLANNED, len(lengths)
         _, _, heads, blocks, size, _ = self.keys.shape
-        last = np.minimum((np.array(lengths) + _PLANNED - 1) // _BLOCK, blocks - 1)
+        places = lengths + np.arange(_PLANNED)[:, None]  # (steps, rows)
+        # The last steps may be such that nobody takes, behind the slot's end.
+        last = np.minimum(places[-1] // _BLOCK, blocks - 1)
+        most = int(last.max()) + 1
+        unseen = torch.from_numpy(np.arange(most * _BLOCK) > places[..., None, None])
+        self.hidden = _bias(unseen, self.values)
+        block, within = np.divmod(places[..., None], _BLOCK)
+        own = np.arange(len(lengths) * heads).reshape(-1, heads) * blocks + block
+        new_keys = (own[..., None] * size + np.arange(size)) * _BLOCK + within[..., None]
+        self.new_keys = torch.from_numpy(new_keys.reshape(_PLANNED, -1))
+        self.new_values = torch.from_numpy((own * _BLOCK + within).reshape(_PLANNED, -1))
         # A query has room for as many blocks as the longest row has; those that are there, counted over all queries.
-        self.most = int(last.max()) + 1
-        there = (np.arange(self.most) <= np.repeat(last, heads * self.sharing)[:, None]).ravel()
+        there = (np.arange(most) <= np.repeat(last, heads * self.sharing)[:, None]).ravel()
         room = np.flatnonzero(there)
-        query, number = np.divmod(room, self.most)
+        query, number = np.divmod(room, most)
         starts = (there.cumsum() - there).astype(np.int32)  # where there is nothing, a sum is over nothing
         seen = torch.from_numpy((query // self.sharing * blocks + number).astype(np.int32))[:, None]
         self.query, self.room = torch.from_numpy(query), torch.from_numpy(room)
@@ -175,7 +182,7 @@ class BagTokenSlots(TokenSlots):
             torch.add(torch.arange(n, dtype=torch.int32), seen, alpha=n).flatten() for n in (size, _BLOCK)
         )
         self.key_starts = torch.from_numpy(starts * size)
-        self.value_starts = torch.from_numpy(starts[:: self.most] * _BLOCK)
+        self.value_starts = torch.from_numpy(starts[::most] * _BLOCK)
 
 
 def token_slots(prompts: Slots) -> TokenSlots:

@@ -7,6 +7,8 @@ Only the order of summation differs. On other devices, and in other dtypes, ever
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_SMALL = 1 << 21  # multiplications below which starting oneDNN takes longer than it saves
+# Multiplications below which starting oneDNN takes longer than it saves; for few rows it rearranges all weights.
+_SMALL, _SMALL_FOR_FEW_ROWS, _FEW_ROWS = 1 << 21, 1 << 23, 64
 _WIDE_VECTORS = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -40,10 +43,14 @@ def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
         _WIDE_VECTORS
         and x.is_cpu
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() * weight.shape[0] >= _SMALL
+        and _is_large(x.numel() // x.shape[-1], *weight.shape)
         and not torch.compiler.is_compiling()  # which chooses its kernels itself
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _is_large(rows: int, outer: int, inner: int) -> bool:
+    return rows * outer * inner >= (_SMALL if rows >= _FEW_ROWS else _SMALL_FOR_FEW_ROWS)
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
@@ -92,4 +99,16 @@ def use_fast_linear(module: nn.Module) -> None:
             child.__class__ = OmniMolLinear
 
 
-__all__ = ["OmniMolLinear", "linear", "use_fast_linear"]
+def as_one_map(*layers: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Linear layers of the same input as one function, without gradients, that gives their outputs side by side.
+
+    Their weights are taken as they are now. Layers that are more than linear maps, such as those that carry adapters,
+    are called one by one.
+    """
+    if not all(type(layer) is OmniMolLinear and layer.bias is None for layer in layers):
+        return layers[0] if len(layers) == 1 else lambda x: torch.cat([layer(x) for layer in layers], dim=-1)
+    weights = [layer.weight for layer in layers]
+    return partial(linear, weight=weights[0] if len(weights) == 1 else torch.cat(weights))
+
+
+__all__ = ["OmniMolLinear", "as_one_map", "linear", "use_fast_linear"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -49,12 +50,17 @@ class OmniMolRouter(nn.Module):
         Returns:
             logits `(batch, length, N)` fp32; weights `(batch, length, k)` fp32; chosen experts `(batch, length, k)`.
         """
-        with torch.autocast(hidden_states.device.type, enabled=False):
+        with _without_autocast(hidden_states.device.type):
             logits = F.linear(hidden_states.float(), self.weight.float())
         weights, chosen = logits.softmax(-1).topk(self.top_k, dim=-1)
         if self.normalise:
             weights = weights / weights.sum(-1, keepdim=True)
         return logits, weights, chosen
+
+
+def _without_autocast(device: str) -> AbstractContextManager:
+    """Only where it is on: to switch it off takes longer than to route a few tokens."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _by_expert(chosen: Tensor, weights: Tensor, num_experts: int) -> list[tuple[Tensor, Tensor]]:
