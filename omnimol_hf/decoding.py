@@ -105,11 +105,11 @@ def _run(
         projected = layer.projection(layer.attention_norm(hidden)).view(len(hidden), -1, config.head_dim)
         qk, v = projected.split([sum(heads), heads[1]], dim=1)
         # Rotated together, in three steps: x cos + (its halves exchanged) (-sin, sin).
-        q, k = torch.addcmul(qk * cos, qk.roll(config.head_dim // 2, -1), sin).split(heads, dim=1)
+        q, k = (qk * cos).addcmul_(qk.roll(config.head_dim // 2, -1), sin).split(heads, dim=1)
         if number == len(layers) - 1:
             hidden, q = hidden[wanted], q[wanted]
-        hidden = hidden + layer.output(attend(number, q, k, v))
-        hidden = hidden + layer.feed_forward(layer.feed_forward_norm(hidden))
+        hidden = layer.output(attend(number, q, k, v)).add_(hidden)
+        hidden = layer.feed_forward(layer.feed_forward_norm(hidden)).add_(hidden)
     return hidden
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from omnimol_hf import linear_omnimol
-from omnimol_hf.linear_omnimol import OmniMolLinear, linear, use_fast_linear
+from omnimol_hf.linear_omnimol import OmniMolLinear, as_one_map, linear, use_fast_linear
 
 
 @pytest.fixture(autouse=True)
@@ -50,14 +50,39 @@ def test_frozen_weights_keep_no_input():
     assert weight.grad is None
 
 
-@pytest.mark.parametrize("change", ["double", "bfloat16", "small", "none", "autocast"])
+@pytest.mark.parametrize("change", ["double", "bfloat16", "small", "few rows", "none", "autocast"])
 def test_everything_else_is_pytorch(change):
-    rows = {"small": 2, "none": 0}.get(change, 512)
-    x, weight = torch.randn(rows, 64), torch.randn(64, 64, requires_grad=True)
+    rows = {"small": 100, "few rows": 32, "none": 0}.get(change, 1024)
+    outer = 64 if change == "small" else 512
+    x, weight = torch.randn(rows, 128), torch.randn(outer, 128, requires_grad=True)
     if change in ("double", "bfloat16"):
         x, weight = (part.detach().to(getattr(torch, change)) for part in (x, weight))
     with torch.autocast("cpu", enabled=change == "autocast"):
-        assert torch.equal(linear(x, weight), F.linear(x, weight))
+        output = linear(x, weight)
+        assert torch.equal(output, F.linear(x, weight))
+    assert output.grad_fn is None or "OneDNN" not in output.grad_fn.name()
+
+
+def test_few_rows_of_a_large_matrix():
+    x, weight = torch.randn(32, 512), torch.randn(1024, 512, requires_grad=True)
+    output = linear(x, weight)
+    assert output.grad_fn.name() == "_OneDNNLinearBackward"
+    close(output, F.linear(x.double(), weight.double()))
+
+
+def test_layers_as_one_map():
+    layers = [OmniMolLinear(64, width, bias=False) for width in (64, 32, 32)]
+    x = torch.randn(5, 64)
+    with torch.no_grad():
+        wanted = torch.cat([layer(x) for layer in layers], dim=-1)
+        torch.testing.assert_close(as_one_map(*layers)(x), wanted)
+        torch.testing.assert_close(as_one_map(layers[0])(x), wanted[:, :64])
+        # A bias, or an adapter around a layer, is no linear map of the weight alone.
+        layers[1] = OmniMolLinear(64, 32)
+        layers[2] = nn.Sequential(layers[2], nn.Tanh())
+        wanted = torch.cat([layer(x) for layer in layers], dim=-1)
+        torch.testing.assert_close(as_one_map(*layers)(x), wanted)
+        torch.testing.assert_close(as_one_map(layers[1])(x), wanted[:, 64:96])
 
 
 def test_layers_keep_their_parameters():
