@@ -293,7 +293,7 @@ def tokenise_collate(setting: Setting) -> Case:
 
     def product() -> list[dict[str, Any]]:
         table = encoded_table(RowEncoder(setting.processor).encode(rows))
-        encoded = EncodedRows(Dataset(table), np.arange(len(rows)))
+        encoded = EncodedRows(Dataset(table, fingerprint="rows"), np.arange(len(rows)))
         return [ours(encoded.__getitems__(range(i, min(i + BATCH, len(rows))))) for i in range(0, len(rows), BATCH)]
 
     def baseline() -> list[dict[str, Any]]:

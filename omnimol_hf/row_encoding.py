@@ -22,7 +22,7 @@ from omnimol_hf.chemistry_omnimol import (
     molecule_graphs,
 )
 from omnimol_hf.encoded_rows import ARRAYS, ENCODED, encoded_table
-from omnimol_hf.processing_omnimol import OmniMolProcessor, answer_labels, default_template
+from omnimol_hf.processing_omnimol import OmniMolProcessor, default_template
 
 ENCODING_VERSION = 1
 """Part of the key of kept rows; to be raised when a row is encoded otherwise than before."""
@@ -80,6 +80,7 @@ class _Frame(NamedTuple):
     user_start: str
     between: np.ndarray
     answer_start: str
+    answer_start_ids: list[int]
     answer_end: str
 
 
@@ -160,7 +161,8 @@ class RowEncoder:
             return None
         before, between, after = _chat(processor, "\0", "\0").split("\0")
         (before, user_start), (between, answer_start) = map(self._cut, (before, between))
-        frame = _Frame(self._ids(before), user_start, self._ids(between), answer_start, after)
+        start_ids = self._ids(answer_start).tolist()
+        frame = _Frame(self._ids(before), user_start, self._ids(between), answer_start, start_ids, after)
         user, answer = f"{processor.graph_token}\nWhat? [C][=O]", " 1.5\n[C]"
         texts = user_start + user, answer_start + answer + after
         parts = [frame.before, self._ids(texts[0]), frame.between, self._ids(texts[1])]
@@ -211,24 +213,26 @@ class RowEncoder:
         return _Draft("".join(texts), answer, molecules)
 
     def _written(self, drafts: list[_Draft]) -> list[dict[str, np.ndarray] | None]:
-        """The arrays of each draft; None if a molecule is not readable, or too large."""
+        """The arrays of each draft; None if `_arrays` cannot tell."""
         self._graphs.load(part for draft in drafts for molecule in draft.molecules for part in molecule)
         self._plain_tokenizer()
         users = self._tokenizer.encode_batch_fast([draft.user for draft in drafts], add_special_tokens=False)
-        answers = self._tokenizer.encode_batch([draft.answer for draft in drafts], add_special_tokens=False)
+        answers = self._tokenizer.encode_batch_fast([draft.answer for draft in drafts], add_special_tokens=False)
         return [self._arrays(*parts) for parts in zip(drafts, users, answers, strict=True)]
 
     def _arrays(
         self, draft: _Draft, user: tokenizers.Encoding, answer: tokenizers.Encoding
     ) -> dict[str, np.ndarray] | None:
+        """None if a molecule is not readable or too large, or if a token lies across the start of the answer."""
         graphs = [self._graphs.whole(molecule) for molecule in draft.molecules]
         if any(graph is None for graph in graphs):
             return None
-        answer_ids = np.array(answer.ids)
-        span = len(self._frame.answer_start), len(draft.answer)
+        answer_ids, start_ids = answer.ids, self._frame.answer_start_ids
+        if answer_ids[: len(start_ids)] != start_ids:
+            return None
         ids = np.concatenate([self._frame.before, user.ids, self._frame.between, answer_ids])
-        labels = np.full(len(ids), -100)
-        labels[-len(answer_ids) :] = answer_labels(answer_ids, np.array(answer.offsets), [span])
+        labels = ids.copy()
+        labels[: len(ids) - len(answer_ids) + len(start_ids)] = -100
         if not graphs:
             return _empty() | {"input_ids": ids, "labels": labels}
         repeats = np.ones(len(ids), dtype=np.int64)

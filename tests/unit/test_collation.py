@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from omnimol_hf import OmniMolProcessor
 from omnimol_hf.collation import TrainingCollator, encode_row, encode_rows, prompt_batch
 from omnimol_hf.row_encoding import RowEncoder
-from omnimol_hf.tasks import ALL_TASKS
+from omnimol_hf.tasks import ALL_TASKS, task_prompts
 from tests import tiny
 
 
@@ -82,6 +85,30 @@ def test_prompts_are_the_processors(kwargs):
     assert set(batch) == set(expected)
     for name, tensor in batch.items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_answers_that_begin_inside_a_token():
+    """A tokenizer may join an answer's first letters with the line breaks of the chat before it."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    newline = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str("\n")[0][0]
+    merges = [(newline, "A"), (newline, newline), (newline * 2, newline)]  # the first one before all others
+    words = [*tiny.SPECIALS, *alphabet, *map("".join, merges)]
+    backend = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|begin_of_text|>", pad_token="<|finetune_right_pad_id|>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": tiny.SPECIALS})
+    processor = OmniMolProcessor(tokenizer, task_prompts=task_prompts())
+    pieces = [tokenizer.tokenize(text) for text in ("\n\n", "\n\nA", "\n\n\n", "\n\nB")]
+    assert list(map(len, pieces)) == [1, 2, 1, 2]
+    rows = [row("description_qa", "[C][N]", text, []) for text in ("A", "B", "\nB", "\nA", "A\n", " A", "é")]
+    for one, encoded in zip(rows, RowEncoder(processor).encode(rows), strict=True):
+        expected = processor.apply_chat_template(
+            processor.row_messages(one), tokenize=True, return_dict=True, return_labels=True
+        )
+        for name in ("input_ids", "labels"):
+            np.testing.assert_array_equal(encoded[name], np.ravel(expected[name]), err_msg=one["output"])
 
 
 def test_a_batch_without_molecules_has_no_graph():
