@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from omnimol_hf.generation import generate_answers
 from omnimol_hf.metrics import molecules
 from omnimol_hf.metrics.bootstrap import values
 from omnimol_hf.moe_omnimol import AnchorReconcileMoE
+from omnimol_hf.packing import PackedCollator, prepare_attention
 from omnimol_hf.row_encoding import KeptGraphs, RowEncoder
 
 _MOE_TOKENS = (4, 128)
@@ -112,6 +114,36 @@ def train_samples_selfies_tokens(setting: Setting) -> Case:
     case = train_samples(*setting.with_selfies_tokens())
     case.name, case.goal = "train_samples_selfies_tokens", at_mid_size(setting, 6)
     return case
+
+
+def train_samples_packed(setting: Setting) -> Case:
+    """The product against itself: rows packed as a shuffle brings them, against padded batches of similar length."""
+    encoded, padding_collator = setting.encoded(), setting.collators()[0]
+    collators = PackedCollator(padding_collator), padding_collator
+    product, parts = setting.product(), setting.size.parts
+    prepare_attention(product.get_base_model())
+    first = [encoded[i] for i in range(BATCH)]
+    with without_dropout(product):
+        batches = (moved(collate(first), setting.device) for collate in collators)
+        packed, padded = (product_loss(product, batch).item() for batch in batches)
+    optimizer = new_optimizer(product, fused=True)
+    shuffled, grouped = random_batches(len(encoded), torch.Generator().manual_seed(0)), grouped_batches(encoded)
+
+    def train(batches: Sequence[list[int]], collate: Callable[..., dict[str, Any]]) -> Callable[[], None]:
+        remaining = cycle(batches[start::parts] for start in range(parts))
+
+        def part_of_epoch() -> None:
+            for batch in DataLoader(encoded, batch_sampler=next(remaining), collate_fn=collate):
+                train_step(product, product_loss(product, moved(batch, setting.device)), optimizer)
+
+        return part_of_epoch
+
+    count = BATCH * len(shuffled[::parts])
+    about = {"size": setting.size_name, "batch": BATCH, "baseline": "the product on padded batches of similar length"}
+    about["padding_baseline"] = padding(encoded["length"][:], grouped)
+    sides = [rate(count, train(*side)) for side in zip((shuffled, grouped), collators, strict=True)]
+    errors = {"loss": abs(packed - padded) / padded}
+    return Case("train_samples_packed", "rows/s", None, *sides, errors, about)
 
 
 def padding(lengths: Sequence[int], batches: Sequence[list[int]]) -> float:
@@ -371,6 +403,7 @@ CASES: dict[str, Callable[[Setting], Case]] = {
     for case in (
         train_samples,
         train_samples_selfies_tokens,
+        train_samples_packed,
         moe_layer,
         train_memory,
         bulk_answers,
