@@ -18,6 +18,9 @@ from torch.autograd.function import once_differentiable
 
 # Multiplications below which starting oneDNN takes longer than it saves; for few rows it rearranges all weights.
 _SMALL, _SMALL_FOR_FEW_ROWS, _FEW_ROWS = 1 << 21, 1 << 23, 64
+# In training, products with low-rank matrices are no faster with oneDNN, and its buffers, among the activations that
+# are kept, break up the heap: peak memory was a tenth higher.
+_LOW_RANK = 64
 _WIDE_VECTORS = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -30,10 +33,11 @@ def linear(x: Tensor, weight: Tensor, base: Tensor | None = None) -> Tensor:
         base: `(..., out_features)`, to which the product is added; None: nothing.
     """
     if _suits_onednn(x, weight) and (base is None or base.dtype == torch.float32):
-        if torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            product = _product(x.contiguous(), weight.contiguous())
+            return product if base is None else product.add_(base)
+        if min(weight.shape) > _LOW_RANK:
             return _OneDNNLinear.apply(x, weight, base)
-        product = _product(x.contiguous(), weight.contiguous())
-        return product if base is None else product.add_(base)
     product = F.linear(x, weight)
     return product if base is None else base + product
 

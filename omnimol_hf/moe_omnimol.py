@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -80,12 +81,24 @@ def _take(tensor: Tensor, rows: Tensor) -> Tensor:
     return tensor if len(rows) == len(tensor) else tensor.index_select(0, rows)
 
 
-def _add(total: Tensor, rows: Tensor, values: Tensor) -> None:
+class _AddToRows(torch.autograd.Function):
+    """`index_add_`, which by itself would keep the values for a backward pass that has no need of them."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.mark_dirty(total)
+        return total.index_add_(0, rows, values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+        return grad, None, grad.index_select(0, *ctx.saved_tensors)
+
+
+def _add(total: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     """Add values to rows of a tensor in place."""
-    if len(rows) == len(total):
-        total.add_(values)
-    else:
-        total.index_add_(0, rows, values)
+    return total.add_(values) if len(rows) == len(total) else _AddToRows.apply(total, rows, values)
 
 
 def _recomputed(function: Callable[..., tuple[Tensor, Tensor]], *args: Any) -> tuple[Tensor, Tensor]:
@@ -263,8 +276,8 @@ class LowRankExperts(nn.Module):
             weighted, low_down = _recomputed(
                 self._activate, gate_e, up_e, weight, keep, rows, self.down_A[e].to(dtype)
             )
-            _add(activation, rows, weighted)
-            _add(low_rank, rows, linear(low_down, down_b[e]).to(dtype))
+            activation = _add(activation, rows, weighted)
+            low_rank = _add(low_rank, rows, linear(low_down, down_b[e]).to(dtype))
         return activation, low_rank
 
     def _activate(
