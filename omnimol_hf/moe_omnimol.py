@@ -9,21 +9,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from .configuration_omnimol import OmniMolConfig
-from .linear_omnimol import linear
+from .dropout_omnimol import OmniMolDropout, dropout_mask
+from .expert_sum_omnimol import expert_sum
 from .packing_omnimol import sequence_numbers
 
 PROJECTIONS = ("gate", "up", "down")
@@ -76,41 +74,6 @@ def _by_expert(chosen: Tensor, weights: Tensor, num_experts: int) -> list[tuple[
     return list(zip(tokens, weights.flatten()[order].unsqueeze(-1).split(counts), strict=True))
 
 
-def _take(tensor: Tensor, rows: Tensor) -> Tensor:
-    """The rows of a tensor. All of them, as the anchor has them, are the tensor itself: `_by_expert` keeps order."""
-    return tensor if len(rows) == len(tensor) else tensor.index_select(0, rows)
-
-
-class _AddToRows(torch.autograd.Function):
-    """`index_add_`, which by itself would keep the values for a backward pass that has no need of them."""
-
-    @staticmethod
-    def forward(ctx: Any, total: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.mark_dirty(total)
-        return total.index_add_(0, rows, values)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
-        return grad, None, grad.index_select(0, *ctx.saved_tensors)
-
-
-def _add(total: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Add values to rows of a tensor in place."""
-    return total.add_(values) if len(rows) == len(total) else _AddToRows.apply(total, rows, values)
-
-
-def _recomputed(function: Callable[..., tuple[Tensor, Tensor]], *args: Any) -> tuple[Tensor, Tensor]:
-    """Call a function of which the backward pass keeps the arguments alone and works out the rest once more.
-
-    For products element by element: they take little time, and what they keep would be most of a layer's memory.
-    """
-    if not torch.is_grad_enabled():
-        return function(*args)
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
-
-
 def adaptive_gamma(
     alpha: float,
     rank: int,
@@ -160,7 +123,7 @@ class LowRankExperts(nn.Module):
         self.num_experts = experts
         self.rank, self.alpha = rank, config.expert_alpha
         self.p, self.gamma_range = config.gamma_p, config.gamma_range
-        self.dropout = nn.Dropout(config.expert_dropout)
+        self.dropout = OmniMolDropout(config.expert_dropout)
         self.act_fn = ACT2FN[text.hidden_act]
         self.gate_A = nn.Parameter(torch.empty(experts, rank, hidden))
         self.gate_B = nn.Parameter(torch.empty(experts, intermediate, rank))
@@ -262,30 +225,15 @@ class LowRankExperts(nn.Module):
         # gamma scales the matrices on the hidden side, in fp32: they are the small ones, and in bf16, where 16 and
         # 16.01 are one number, a gamma between them still rounds some of their elements the other way.
         gate_gamma, up_gamma, down_gamma = self.gamma().unsqueeze(-1).unsqueeze(-1)
-        down_b = (down_gamma * self.down_B).to(dtype)
         # One product for A of gate and up. One dropout mask for all experts, here and before down.
-        first = torch.cat([gate_gamma * self.gate_A, up_gamma * self.up_A], dim=1).to(hidden_states.dtype)
-        dropped = self.dropout(hidden_states)
-        keep = self.dropout(torch.ones_like(gate)) if self.training and self.dropout.p else None
-        activation, low_rank = torch.zeros_like(gate), torch.zeros_like(hidden_states, dtype=dtype)
-        for e, (rows, weight) in enumerate(_by_expert(chosen, weights, self.num_experts)):
-            low = linear(_take(dropped, rows), first[e])
-            low_gate, low_up = low.split(self.rank, dim=-1)
-            gate_e = linear(low_gate, self.gate_B[e].to(low.dtype), base=_take(gate, rows))
-            up_e = linear(low_up, self.up_B[e].to(low.dtype), base=_take(up, rows))
-            weighted, low_down = _recomputed(
-                self._activate, gate_e, up_e, weight, keep, rows, self.down_A[e].to(dtype)
+        first = torch.cat([gate_gamma * self.gate_A, up_gamma * self.up_A], dim=1)
+        matrices = [first, self.gate_B, self.up_B, self.down_A, down_gamma * self.down_B]
+        dropped = self.dropout(hidden_states).to(dtype)
+        keep = dropout_mask(gate, self.dropout.p) if self.training and self.dropout.p else None
+        with _without_autocast(gate.device.type):  # all is of its dtype already
+            return expert_sum(
+                dropped, gate, up, weights, chosen, keep, self.act_fn, [matrix.to(dtype) for matrix in matrices]
             )
-            activation = _add(activation, rows, weighted)
-            low_rank = _add(low_rank, rows, linear(low_down, down_b[e]).to(dtype))
-        return activation, low_rank
-
-    def _activate(
-        self, gate: Tensor, up: Tensor, weight: Tensor, keep: Tensor | None, rows: Tensor, down_a: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """One expert's weighted activation `(n, intermediate)`, and its product with A of down `(n, r)`."""
-        weighted = (self.act_fn(gate) * up * weight).to(down_a.dtype)
-        return weighted, linear(weighted if keep is None else weighted * _take(keep, rows), down_a)
 
 
 class FullExperts(nn.ModuleList):

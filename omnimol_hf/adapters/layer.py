@@ -9,6 +9,7 @@ from peft.tuners.lora.layer import Linear, LoraVariant
 from torch import Tensor, nn
 
 from omnimol_hf.adapters.config import AdaptiveLoraConfig
+from omnimol_hf.dropout_omnimol import OmniMolDropout
 from omnimol_hf.linear_omnimol import linear
 from omnimol_hf.moe_omnimol import adaptive_gamma
 
@@ -28,6 +29,8 @@ class AdaptiveVariant(LoraVariant):
             for name in GAMMA_PARAMETERS:
                 setattr(module, name, nn.ParameterDict())
         module.gamma_p[adapter_name], module.gamma_range[adapter_name] = config.gamma_p, config.gamma_range
+        if config.lora_dropout:
+            module.lora_dropout[adapter_name] = OmniMolDropout(config.lora_dropout)
         weight = module.lora_A[adapter_name].weight
         dtype = torch.promote_types(weight.dtype, torch.float32)
         for name in GAMMA_PARAMETERS if config.learn_p else (ALPHA, BETA):

@@ -12,7 +12,7 @@ from omnimol_hf.linear_omnimol import OmniMolLinear, as_one_map, linear, use_fas
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):
     """oneDNN has kernels for every CPU; where there are none of wide vectors they are only not asked for."""
-    monkeypatch.setattr(linear_omnimol, "_WIDE_VECTORS", torch.backends.mkldnn.is_available())
+    monkeypatch.setattr(linear_omnimol, "_MKL_FALLS_SHORT", torch.backends.mkldnn.is_available())
 
 
 def close(one: torch.Tensor, exact: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from omnimol_hf import OmniMolForCausalLM
-from omnimol_hf.moe_omnimol import PROJECTIONS, AnchorReconcileMoE, _add, sequence_balance_loss
+from omnimol_hf.moe_omnimol import PROJECTIONS, AnchorReconcileMoE, sequence_balance_loss
 from tests import tiny
 
 
@@ -380,16 +380,3 @@ def test_perfect_balance_gives_one_and_collapse_gives_more():
     assert sequence_balance_loss((even, collapsed), 2, mask)[0].item() == pytest.approx(1.25, abs=1e-4)
     shares = sequence_balance_loss((even, collapsed), 2, mask)[1]
     torch.testing.assert_close(shares, torch.tensor([[[1 / 3] * 3], [[0.5, 0.5, 0.0]]]))
-
-
-def test_sums_into_rows_keep_no_values():
-    """Their gradient needs none, and they would be much of a layer's memory."""
-    rows, kept = torch.tensor([3, 0]), []
-    values = torch.randn(2, 3, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
-        total = _add(torch.zeros(5, 3), rows, values * 1)
-    assert [one.dtype for one in kept] == [torch.int64]
-    assert torch.equal(total.detach()[rows], values.detach())
-    upstream = torch.randn(5, 3)
-    total.backward(upstream)
-    assert torch.equal(values.grad, upstream[rows])
