@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from benchmarks.clock import seconds
 from omnimol_hf import OmniMolConfig
@@ -115,13 +115,15 @@ def _onednn_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -
 def computed_flops(model: Any, step: Callable[[], Any]) -> int:
     """FLOPs of a training step by PyTorch's counter.
 
-    Fused attention of the CPU is unknown to it, so attention is worked out the plain way meanwhile: all pairs.
+    It is told of products that are added in place and of oneDNN's. Fused attention of the CPU is unknown to it, so attention is worked out the plain way meanwhile: all pairs.
 
     Args:
         model: has `config` and, if it is transformers', an attention that can be chosen.
     """
     onednn = _onednn_linear()
-    unknown = {} if onednn is None else {onednn: _onednn_flops}
+    unknown = {torch.ops.aten.addmm_: flop_registry[torch.ops.aten.addmm]}
+    if onednn is not None:
+        unknown[onednn] = _onednn_flops
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:

@@ -230,10 +230,10 @@ class LowRankExperts(nn.Module):
         matrices = [first, self.gate_B, self.up_B, self.down_A, down_gamma * self.down_B]
         dropped = self.dropout(hidden_states).to(dtype)
         keep = dropout_mask(gate, self.dropout.p) if self.training and self.dropout.p else None
+        matrices = [matrix.to(dtype) for matrix in matrices]
+        act = self.act_fn.forward  # without hooks: some cannot be in a backward pass that is in another one
         with _without_autocast(gate.device.type):  # all is of its dtype already
-            return expert_sum(
-                dropped, gate, up, weights, chosen, keep, self.act_fn, [matrix.to(dtype) for matrix in matrices]
-            )
+            return expert_sum(dropped, gate, up, weights, chosen, keep, act, matrices)
 
 
 class FullExperts(nn.ModuleList):
