@@ -1,4 +1,4 @@
-"""Dropout whose mask a CPU draws three times as fast as PyTorch's."""
+"""Dropout whose mask a CPU draws more than twice as fast as PyTorch's."""
 
 from __future__ import annotations
 

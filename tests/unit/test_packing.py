@@ -49,7 +49,9 @@ def run(model, batch, **kwargs):
         *((dtype, a) for a in ("sdpa", PACKED_SDPA) for dtype in (torch.float32, torch.float64)),
     ],
 )
-def test_loss_and_gradients(encoded, attention, reduction, dtype):
+def test_loss_and_gradients(encoded, attention, reduction, dtype, monkeypatch):
+    if dtype == torch.float64:
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # also in routers, which insist on fp32
     model = tiny.model(loss_reduction=reduction, router_aux_loss_coef=0.5).to(dtype).train()
     model.set_attn_implementation(attention)
     padded, packed = (collate(encoded[i] for i in range(4)) for collate in collators())
