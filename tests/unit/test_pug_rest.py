@@ -226,6 +226,7 @@ def test_a_run_that_is_ended_in_the_middle_goes_on_without_asking_twice(server, 
     cids_file.write_text("".join(f"{cid}\n" for cid in range(1, 51)))
     server.stall_at = 3
     program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"  # background jobs are deaf to it
         "import sys, pathlib; from dataset_builders import pug_rest; pug_rest.BATCH = 10; pug_rest.INTERVAL = 0.01;"
         "pug_rest.resolve(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3])"
     )
